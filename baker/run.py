@@ -1,0 +1,199 @@
+"""The only door to other programs: clean environment, no shell, a log, and a failure one can paste.
+
+Children get `setpriv --pdeathsig` where the machine has it, so that a bake killed outright takes its tools with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from baker.errors import EnvironmentFault
+
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+_KEPT = ("HOME", "TMPDIR", "SOURCE_DATE_EPOCH", "XDG_RUNTIME_DIR")
+_log_lock = threading.Lock()
+_log_file: Path | None = None
+
+# The Debian package that brings each program, for hints and `doctor`.
+PACKAGES = {
+    "gpg": "gnupg", "gpgv": "gpgv", "lbzip2": "lbzip2", "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm",
+    "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "dumpe2fs": "e2fsprogs",
+    "mkfs.btrfs": "btrfs-progs", "btrfs": "btrfs-progs", "mcopy": "mtools", "mdir": "mtools",
+    "fsck.vfat": "dosfstools", "sfdisk": "fdisk", "sgdisk": "gdisk", "blkid": "util-linux",
+    "unsquashfs": "squashfs-tools", "mksquashfs": "squashfs-tools", "fsck.erofs": "erofs-utils",
+    "dump.erofs": "erofs-utils",
+    "unshare": "util-linux", "fakeroot": "fakeroot", "sudo": "sudo", "grub-fstest": "grub-common",
+}  # fmt: skip
+
+
+class CommandFailed(EnvironmentFault):
+    """A program ended with a status other than 0, or could not be started."""
+
+    def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
+        self.argv = tuple(argv)
+        self.status = status
+        self.stderr = stderr
+        last = "\n".join(stderr.strip().splitlines()[-6:])
+        log = f" Full log: {_log_file}" if _log_file else ""
+        what = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
+        super().__init__(
+            f"{argv[0]} {what}{': ' + last if last else '.'}",
+            f"To see it alone, run: {shlex.join(argv)}.{log}",
+        )
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished program: its status and what it printed."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """stdout as text; bytes that are not UTF-8 become surrogate escapes, as Python's file names do."""
+        return self.stdout.decode("utf-8", "surrogateescape")
+
+
+def log_to(path: Path | None) -> None:
+    """Append every command and its output to `path` from now on; None stops it."""
+    global _log_file
+    _log_file = path
+
+
+def search_path() -> str:
+    """PATH with the sbin folders, which ordinary users often lack and mkfs lives in."""
+    return os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin") + ":" + _SBIN
+
+
+@cache
+def _find(program: str, path: str) -> str | None:
+    return shutil.which(program, path=path)
+
+
+def find(program: str) -> str | None:
+    """The absolute path of a program, or None."""
+    return _find(program, search_path())
+
+
+def need(program: str) -> str:
+    """Like `find`; raises EnvironmentFault naming the package that brings it."""
+    found = find(program)
+    if found is None:
+        package = PACKAGES.get(program, program)
+        raise EnvironmentFault(
+            f"The program {program} is not installed.",
+            f"Install it, on Debian: apt-get install {package}. `flatcar-bake doctor` lists all tools.",
+        )
+    return found
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A small, predictable environment for a child."""
+    env = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    env |= {"PATH": search_path(), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    return env | dict(extra or {})
+
+
+def _command(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
+    words = [os.fspath(word) for word in argv]
+    words[0] = need(words[0])
+    setpriv = find("setpriv")
+    # An own process group is not enough: SIGKILL to us reaches no child. The kernel's parent-death signal does.
+    return [setpriv, "--pdeathsig", "KILL", "--", *words] if setpriv else words
+
+
+def _log(words: Sequence[str], status: int | None, stderr: str) -> None:
+    if _log_file is None:
+        return
+    with _log_lock, _log_file.open("a", encoding="utf-8", errors="backslashreplace") as log:
+        log.write(f"$ {shlex.join(words)}\n{stderr}{'' if stderr.endswith(chr(10)) or not stderr else chr(10)}")
+        log.write(f"-> {status}\n")
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    input: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    ok: Iterable[int] = (0,),
+    pass_fds: Sequence[int] = (),
+) -> Completed:
+    """Run a program to its end and return what it printed.
+
+    Raises CommandFailed when its status is not in `ok`, EnvironmentFault when it is not installed.
+    """
+    words = [os.fspath(word) for word in argv]
+    process = subprocess.Popen(
+        _command(argv), stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(env), cwd=cwd, pass_fds=pass_fds,
+    )  # fmt: skip
+    try:
+        stdout, stderr_bytes = process.communicate(input)
+    except BaseException:
+        _stop(process)
+        raise
+    stderr = stderr_bytes.decode("utf-8", "backslashreplace")
+    _log(words, process.returncode, stderr)
+    if process.returncode not in tuple(ok):
+        raise CommandFailed(words, process.returncode, stderr or stdout[-4000:].decode("utf-8", "backslashreplace"))
+    return Completed(tuple(words), process.returncode, stdout, stderr)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a child for good: TERM, a moment to clean up, KILL."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def spawn(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    stdout: int | IO[bytes] | None = subprocess.PIPE,
+    stderr: int | IO[bytes] | None = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program to talk to while it runs; it is stopped at the latest when the block ends.
+
+    Its status is the caller's to check.
+    """
+    words = [os.fspath(word) for word in argv]
+    process = subprocess.Popen(
+        _command(argv), stdin=stdin, stdout=stdout, stderr=stderr,
+        env=clean_environment(env), cwd=cwd, pass_fds=pass_fds,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        _stop(process)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None and not stream.closed:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+        _log(words, process.returncode, "")
