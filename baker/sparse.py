@@ -37,9 +37,11 @@ class SparseWriter:
         run_start: int | None = None
         while position < len(view):
             step = min(BLOCK - (self.written + position) % BLOCK, len(view) - position)
-            zero = view[position : position + step] == _ZERO[:step] if step < BLOCK else bytes(
-                view[position : position + step]
-            ) == _ZERO
+            zero = (
+                view[position : position + step] == _ZERO[:step]
+                if step < BLOCK
+                else bytes(view[position : position + step]) == _ZERO
+            )
             if zero and run_start is not None:
                 self._put(view[run_start:position], self.written + run_start)
                 run_start = None
