@@ -36,8 +36,13 @@ class Console:
         """A long stretch of work counted in bytes; `total` None where it is not known."""
         yield Bar()
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Give the terminal back for a while, so that a program such as sudo can ask something."""
+        yield
+
     def close(self) -> None:
-        """Give the terminal back."""
+        """Give the terminal back for good."""
 
 
 class Bar:
@@ -167,6 +172,12 @@ class RichConsole(Console):
             )
         finally:
             self._progress.remove_task(task)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        self._progress.stop()
+        yield
+        self._progress.start()
 
     def close(self) -> None:
         self._progress.stop()

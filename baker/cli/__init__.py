@@ -1,0 +1,69 @@
+"""The command line. Thin: it turns words into requests, calls the library, prints results, maps errors to exit codes.
+
+Nothing heavy is imported here, so that `--help` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from baker.errors import BakeError
+
+COMMANDS = ("bake", "inspect", "vendors", "fetch", "cache", "doctor", "boot")
+_GLOBAL = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that everything is cleaned up the same way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    # Once is enough: the cleanup that follows must not be interrupted by an impatient second signal.
+    for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
+    raise _Terminated(number)
+
+
+def with_default_command(words: list[str]) -> list[str]:
+    """`bake` is what the program does: its name may be left out before NAME:FILE or an option."""
+    if not words or words[0] in COMMANDS or words[0] in _GLOBAL:
+        return words
+    return ["bake", *words]
+
+
+def main() -> NoReturn:
+    """The console script: runs a command and ends the process with its exit code."""
+    words = sys.argv[1:]
+    debug = os.environ.get("FLATCAR_BAKE_DEBUG", "") not in ("", "0") or "--debug" in words
+    # A signal that the caller ignores stays ignored (nohup); the others unwind the stack.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
+    try:
+        from baker.cli.app import app
+
+        app(args=with_default_command(words) or ["--help"], prog_name="flatcar-bake", standalone_mode=True)
+        code = 0
+    except BakeError as error:
+        if debug:
+            raise
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        code = error.exit_code
+    except _Terminated as stop:
+        print("Interrupted; everything is cleaned up.", file=sys.stderr)
+        code = 128 + stop.number
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)

@@ -1,0 +1,294 @@
+"""The bake command: options and bake.toml become a request, the request a plan, the plan files."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from baker.cli import options
+from baker.model import Arch
+
+if TYPE_CHECKING:
+    from baker.config import BakeFile
+    from baker.job import OpenEditor
+    from baker.plan import BakePlan
+    from baker.request import BakeRequest
+    from baker.services import Services
+
+_EPILOG = """Examples:
+
+\b
+  flatcar-bake --fetch --vendor qemu_uefi wasmtime:wasmtime-24.0.0-x86-64.raw
+  flatcar-bake --release lts --vendor generic --vendor qemu_uefi my-tools:./my-tools.raw
+  flatcar-bake --image flatcar_production_image.bin --output-dir out my-tools:./my-tools.raw
+  flatcar-bake --install-to oem:/sysext docker@28.0.4
+"""
+
+
+def bake(
+    sysexts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME:FILE…",
+            help=(
+                "Sysexts to bake: NAME:FILE (a path, or with --fetch a file of the bakery), NAME:URL#sha256=HEX, or "
+                "NAME@VERSION from the bakery."
+            ),
+        ),
+    ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", envvar="FLATCAR_BAKE_FETCH", help="Take FILE and its config from the bakery.")
+    ] = False,
+    vendor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vendor",
+            "-v",
+            envvar="FLATCAR_BAKE_VENDOR",
+            metavar="VENDOR",
+            help="Who the image is for; may be repeated.  [default: generic]",
+        ),
+    ] = None,
+    arch: Annotated[
+        Arch | None,
+        typer.Option(
+            "--arch", "-a", envvar="FLATCAR_BAKE_ARCH", help=("Architecture of the image.  [default: x86-64]")
+        ),
+    ] = None,
+    release: options.ReleaseOption = None,
+    install_to: Annotated[
+        str | None,
+        typer.Option(
+            "--install-to",
+            "--install_to",
+            envvar="FLATCAR_BAKE_INSTALL_TO",
+            metavar="PARTITION:/DIR",
+            help=(
+                "Partition and folder for the sysexts: root:/DIR or oem:/DIR.  [default: ROOT, /opt/extensions/NAME/]"
+            ),
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            envvar="FLATCAR_BAKE_OUTPUT_DIR",
+            metavar="DIR",
+            help="Where the results go.  [default: the current folder]",
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image",
+            envvar="FLATCAR_BAKE_IMAGE",
+            metavar="FILE",
+            help="Bake into this raw or qcow2 image instead of a download.",
+        ),
+    ] = None,
+    base: Annotated[
+        options.Base | None,
+        typer.Option(
+            "--base",
+            envvar="FLATCAR_BAKE_BASE",
+            help="Make vendor images from the generic image or from the vendor's published one.  [default: auto]",
+        ),
+    ] = None,
+    backend: Annotated[
+        options.Backend | None,
+        typer.Option(
+            "--backend",
+            envvar="FLATCAR_BAKE_BACKEND",
+            help="Edit filesystems rootless (offline) or by loop mounts through sudo (loop).  [default: auto]",
+        ),
+    ] = None,
+    updates: Annotated[
+        bool | None,
+        typer.Option(
+            "--updates/--no-updates",
+            envvar="FLATCAR_BAKE_UPDATES",
+            help=("Let systemd-sysupdate update the sysexts that have a config.  [default: no-updates]"),
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow",
+            envvar="FLATCAR_BAKE_ALLOW",
+            metavar="FINDING",
+            help="Bake in spite of this finding of the lint; may be repeated.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            envvar="FLATCAR_BAKE_CONFIG",
+            metavar="FILE",
+            help=(
+                "A bake.toml that says all this; options win over it.  [default: ./bake.toml if no sysext is given]"
+            ),
+        ),
+    ] = None,
+    mirror: options.MirrorOption = None,
+    bakery: options.BakeryOption = None,
+    signing_key: options.SigningKeyOption = None,
+    fingerprint: options.FingerprintOption = None,
+    cache_dir: options.CacheDirOption = None,
+    vendors: options.VendorsOption = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            envvar="FLATCAR_BAKE_JOBS",
+            metavar="N",
+            help="Conversions side by side.  [default: one per CPU]",
+        ),
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", envvar="FLATCAR_BAKE_PLAN", help="Show what would be done, and stop.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            "-f",
+            envvar="FLATCAR_BAKE_FORCE",
+            help=("Overwrite existing outputs, and existing entries in the image."),
+        ),
+    ] = False,
+    keep_work: Annotated[
+        bool, typer.Option("--keep-work", envvar="FLATCAR_BAKE_KEEP_WORK", help="Keep the work folder.")
+    ] = False,
+    json: options.JsonOption = False,
+    progress: options.ProgressOption = options.ProgressMode.AUTO,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Bake sysexts into a Flatcar image and write it in a vendor's format."""
+    from baker.console import make_console
+    from baker.plan import make_plan
+
+    said: dict[str, Any] = {
+        "sysexts": sysexts or None, "fetch": fetch or None, "vendors": vendor or None, "arch": arch,
+        "release": release, "install_to": install_to, "output_dir": output_dir, "image": image, "base": base,
+        "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
+        "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
+    }  # fmt: skip
+    chosen = _merge(said, _bake_file(config, sysexts))
+    request = _request(chosen, force, keep_work, tuple(vendors or ()))
+    console = make_console(progress, quiet)
+    with ExitStack() as stack:
+        stack.callback(console.close)
+        services = options.open_services(
+            console, mirror=chosen["mirror"], bakery=chosen["bakery"], signing_key=chosen["signing_key"],
+            fingerprint=chosen["fingerprint"], cache_dir=cache_dir, vendors=vendors,
+        )  # fmt: skip
+        plan = make_plan(request, services)
+        if plan_only:
+            console.close()
+            _print_plan(plan, json)
+            return
+        _run(plan, services, stack, json)
+
+
+bake.__doc__ = f"{bake.__doc__}\n\n{_EPILOG}"
+
+
+def _bake_file(config: Path | None, sysexts: list[str] | None) -> BakeFile | None:
+    """The bake.toml to use: the one named, else ./bake.toml when the command line says nothing to bake."""
+    from baker.config import load
+
+    if config is not None:
+        return load(config)
+    default = Path("bake.toml")
+    return load(default) if not sysexts and default.is_file() else None
+
+
+def _merge(said: dict[str, Any], file: BakeFile | None) -> dict[str, Any]:
+    """Options win over bake.toml; what neither says is None."""
+    return {key: value if value is not None else getattr(file, key, None) for key, value in said.items()}
+
+
+def _request(chosen: dict[str, Any], force: bool, keep_work: bool, folders: tuple[Path, ...]) -> BakeRequest:
+    from baker.request import BakeRequest, parse_install_to, parse_sysexts
+
+    return BakeRequest(
+        sysexts=parse_sysexts(tuple(chosen["sysexts"] or ()), bool(chosen["fetch"])),
+        vendors=tuple(chosen["vendors"] or ("generic",)),
+        arch=Arch(chosen["arch"] or Arch.X86_64),
+        release=chosen["release"] or "stable",
+        install_to=parse_install_to(chosen["install_to"]),
+        output_dir=Path(chosen["output_dir"] or "."),
+        backend=str(chosen["backend"] or "auto"),
+        base=str(chosen["base"] or "auto"),
+        image=chosen["image"],
+        updates=bool(chosen["updates"]),
+        allow=tuple(chosen["allow"] or ()),
+        jobs=chosen["jobs"] or 0,
+        keep_work=keep_work,
+        force=force,
+        vendor_folders=folders,
+    )
+
+
+def _print_plan(plan: BakePlan, as_json: bool) -> None:
+    from json import dumps
+
+    from baker.plan import describe
+
+    typer.echo(dumps(plan.as_dict(), indent=2) if as_json else describe(plan))
+
+
+def _run(plan: BakePlan, services: Services, stack: ExitStack, as_json: bool) -> None:
+    from json import dumps
+
+    from baker.bake import bake as execute
+
+    manifest = execute(plan, services, _backend(plan.backend, services, stack))
+    services.console.close()
+    if as_json:
+        typer.echo(dumps(manifest.as_dict(), indent=2))
+        return
+    for artifact in manifest.outputs:
+        typer.echo(plan.output_dir / artifact.path.name)
+    for line in advice(plan):
+        services.console.note(line)
+
+
+def advice(plan: BakePlan) -> list[str]:
+    """What the user should know of the result: what survives a reset, and whether updates will happen."""
+    from baker.model import InstallTarget
+
+    lines = []
+    names = [item.name for item in plan.sysexts]
+    if plan.install_to.target is InstallTarget.OEM:
+        keep = "|".join(f"/etc/extensions/{name}.raw" for name in names)
+        lines.append(
+            "The sysexts on the OEM partition survive flatcar-reset, the links that activate them do not: "
+            f"flatcar-reset --keep-paths '{keep}'"
+        )
+    configured = [item.name for item in plan.sysexts if item.config]
+    if configured and not plan.updates:
+        lines.append(f"Updates are described for {', '.join(configured)} but not enabled; --updates enables them.")
+    return lines
+
+
+def _backend(name: str, services: Services, stack: ExitStack) -> OpenEditor:
+    """How to open images with the planned backend; the loop backend starts its one privileged process here."""
+    if name == "offline":
+        from baker.offline import OfflineEditor
+
+        return OfflineEditor
+    from baker.privilege import Helper, LoopEditor
+
+    with services.console.suspended():
+        helper = stack.enter_context(Helper())
+    return lambda image, work, epoch: LoopEditor(image, work, epoch, helper)

@@ -1,0 +1,60 @@
+"""The fetch command: fills the cache ahead of a bake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from baker.cli import options
+from baker.model import Arch
+
+
+def fetch(
+    vendor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vendor",
+            "-v",
+            envvar="FLATCAR_BAKE_VENDOR",
+            metavar="VENDOR",
+            help="Also what this vendor needs; may be repeated.  [default: generic]",
+        ),
+    ] = None,
+    arch: options.ArchOption = Arch.X86_64,
+    release: options.ReleaseOption = None,
+    base: Annotated[
+        options.Base, typer.Option("--base", envvar="FLATCAR_BAKE_BASE", help="As for bake.")
+    ] = options.Base.AUTO,
+    mirror: options.MirrorOption = None,
+    signing_key: options.SigningKeyOption = None,
+    fingerprint: options.FingerprintOption = None,
+    cache_dir: options.CacheDirOption = None,
+    vendors: options.VendorsOption = None,
+    json: options.JsonOption = False,
+    progress: options.ProgressOption = options.ProgressMode.AUTO,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Download a release into the cache and verify it, without baking anything."""
+    from json import dumps
+
+    from baker.console import make_console
+    from baker.gather import fetch_release
+
+    console = make_console(progress, quiet)
+    try:
+        services = options.open_services(
+            console, mirror=mirror, signing_key=signing_key, fingerprint=fingerprint, cache_dir=cache_dir,
+            vendors=vendors,
+        )  # fmt: skip
+        files = fetch_release(services, release or "stable", arch, tuple(vendor or ("generic",)), base)
+    finally:
+        console.close()
+    if json:
+        rows = [{"name": item.name, "sha256": item.sha256, "path": str(Path(item.path))} for item in files]
+        typer.echo(dumps(rows, indent=2))
+        return
+    for item in files:
+        typer.echo(item.path)

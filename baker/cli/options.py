@@ -1,0 +1,108 @@
+"""The options that several commands share, each with its environment variable FLATCAR_BAKE_…"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from baker.console import Console
+    from baker.services import Services
+
+from baker.model import Arch
+
+
+class ProgressMode(StrEnum):
+    AUTO = "auto"
+    RICH = "rich"
+    PLAIN = "plain"
+    JSON = "json"
+
+
+class Backend(StrEnum):
+    AUTO = "auto"
+    OFFLINE = "offline"
+    LOOP = "loop"
+
+
+class Base(StrEnum):
+    AUTO = "auto"
+    GENERIC = "generic"
+    PUBLISHED = "published"
+
+
+_TRUST, _OUTPUT = "Where things come from", "Output"
+
+ArchOption = Annotated[
+    Arch, typer.Option("--arch", envvar="FLATCAR_BAKE_ARCH", help="Architecture of the image.")
+]  # fmt: skip
+ReleaseOption = Annotated[
+    str | None, typer.Option("--release", envvar="FLATCAR_BAKE_RELEASE", metavar="RELEASE", help=(
+        "Channel (alpha, beta, stable, lts, lts-2024), version (4593.2.5) or `current`.  [default: stable]")),
+]  # fmt: skip
+MirrorOption = Annotated[
+    str | None, typer.Option("--mirror", envvar="FLATCAR_BAKE_MIRROR", metavar="URL|DIR", rich_help_panel=_TRUST,
+    help="Release server or a folder laid out like one."),
+]  # fmt: skip
+BakeryOption = Annotated[
+    str | None, typer.Option("--bakery", envvar="FLATCAR_BAKE_BAKERY", metavar="URL|DIR", rich_help_panel=_TRUST,
+    help="Where --fetch takes sysexts from."),
+]  # fmt: skip
+SigningKeyOption = Annotated[
+    Path | None, typer.Option("--signing-key", envvar="FLATCAR_BAKE_SIGNING_KEY", metavar="FILE",
+    rich_help_panel=_TRUST, help="OpenPGP key that signs the release; its fingerprint must match."),
+]  # fmt: skip
+FingerprintOption = Annotated[
+    str | None, typer.Option("--fingerprint", envvar="FLATCAR_BAKE_FINGERPRINT", metavar="HEX",
+    rich_help_panel=_TRUST, help="Primary fingerprint to trust instead of Flatcar's own."),
+]  # fmt: skip
+CacheDirOption = Annotated[
+    Path | None, typer.Option("--cache-dir", envvar="FLATCAR_BAKE_CACHE_DIR", metavar="DIR", rich_help_panel=_TRUST,
+    help="Folder of verified downloads."),
+]  # fmt: skip
+VendorsOption = Annotated[
+    list[Path] | None, typer.Option("--vendors", envvar="FLATCAR_BAKE_VENDORS", metavar="DIR",
+    rich_help_panel=_TRUST, help="Further folder of vendor files; may be repeated."),
+]  # fmt: skip
+JsonOption = Annotated[
+    bool, typer.Option("--json", envvar="FLATCAR_BAKE_JSON", rich_help_panel=_OUTPUT, help="Print the result as JSON.")
+]  # fmt: skip
+ProgressOption = Annotated[
+    ProgressMode, typer.Option("--progress", envvar="FLATCAR_BAKE_PROGRESS", rich_help_panel=_OUTPUT,
+    help="How progress is shown on stderr."),
+]  # fmt: skip
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", envvar="FLATCAR_BAKE_QUIET", rich_help_panel=_OUTPUT,
+    help="Show warnings and errors only."),
+]  # fmt: skip
+DebugOption = Annotated[
+    bool, typer.Option("--debug", envvar="FLATCAR_BAKE_DEBUG", rich_help_panel=_OUTPUT,
+    help="Show a traceback on errors."),
+]  # fmt: skip
+
+
+def open_services(
+    console: Console,
+    *,
+    mirror: str | None = None,
+    bakery: str | None = None,
+    signing_key: Path | None = None,
+    fingerprint: str | None = None,
+    cache_dir: Path | None = None,
+    vendors: list[Path] | None = None,
+) -> Services:
+    """The services that the shared options describe; what was not said is the default."""
+    from baker.services import DEFAULT_BAKERY, Services, Settings
+    from baker.verify import FLATCAR_FINGERPRINT
+
+    return Services(
+        Settings(
+            mirror=mirror, bakery=bakery or DEFAULT_BAKERY, signing_key=signing_key,
+            fingerprint=(fingerprint or FLATCAR_FINGERPRINT).replace(" ", "").upper(), cache_dir=cache_dir,
+            vendor_folders=tuple(vendors or ()),
+        ),
+        console,
+    )  # fmt: skip

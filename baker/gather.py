@@ -1,0 +1,155 @@
+"""Bringing the inputs in: base images, sysexts and their configs, each verified before anything uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from baker.admission import admit
+from baker.convert import image_info, to_raw
+from baker.disk import read_table
+from baker.errors import ImageError, UsageError, VerificationError
+from baker.inspection import read_os_release
+from baker.job import Job
+from baker.manifest import input_record
+from baker.model import Arch, Release
+from baker.placing import ReadySysext
+from baker.plan import PlannedSysext, PlannedVendor, choose_source
+from baker.services import Services
+from baker.store import StoredDisk, StoredFile
+from baker.sysext import conflicting_builtins, read_sysext
+from baker.sysupdate import lint_config
+from baker.vendor import find_vendors
+
+
+@dataclass(frozen=True)
+class Base:
+    """A raw disk image to start from. `shared` means the cache's copy, which must be cloned and never written to."""
+
+    source: str
+    path: Path
+    shared: bool
+    version: str
+    vendors: tuple[PlannedVendor, ...]
+
+
+def fetch_bases(job: Job) -> list[Base]:
+    """Get every base image of the plan as a raw disk, and make sure that it holds the release it claims to be.
+
+    A signature covers a file's bytes, not its name: a mirror could serve an older release, properly signed, in place
+    of the one asked for. What the image says of itself settles that.
+    """
+    bases = []
+    for source in dict.fromkeys(item.source for item in job.plan.vendors):
+        vendors = tuple(item for item in job.plan.vendors if item.source == source)
+        path, shared = _raw_base(job, source)
+        bases.append(Base(source, path, shared, _check_release(job, path, source), vendors))
+    return bases
+
+
+def _raw_base(job: Job, source: str) -> tuple[Path, bool]:
+    plan = job.plan
+    if plan.image is not None or plan.release is None:
+        target = job.work / "image.raw"
+        assert plan.image is not None
+        with job.console.step(f"Read {plan.image.name}"):
+            to_raw(plan.image, target)
+        return target, False
+    stored = fetch_base(job.services, plan.release, source)
+    job.inputs.append(input_record(stored, "image"))
+    if isinstance(stored, StoredDisk) and image_info(stored.path).format == "raw":
+        return stored.path, True
+    target = job.work / f"{Path(source).name}.raw"
+    with job.console.step(f"Unpack {source}"):
+        to_raw(stored.path, target)
+    return target, False
+
+
+def fetch_base(services: Services, release: Release, source: str) -> StoredDisk | StoredFile:
+    """A release's disk image, verified and without its outer compression, in the cache."""
+    if source.endswith((".bz2", ".gz")):
+        return services.store.disk(release, source)
+    return services.store.signed_file(release, source)
+
+
+def _check_release(job: Job, raw: Path, source: str) -> str:
+    """The version the image's /usr is of; VerificationError when it is not the planned one."""
+    plan = job.plan
+    with job.console.step("Check the release inside the image"):
+        found = read_os_release(raw, read_table(raw).get("USR-A"), job.work)
+    version, board = found.get("VERSION", found.get("VERSION_ID", "")), found.get("FLATCAR_BOARD", "")
+    if board and board != plan.arch.board:
+        raise (VerificationError if plan.image is None else UsageError)(
+            f"{source} is built for {board}, but {plan.arch} was asked for.", "Choose the architecture with --arch."
+        )
+    if plan.release and version != plan.release.version:
+        raise (VerificationError if plan.image is None else UsageError)(
+            f"{source} holds Flatcar {version or 'of an unknown version'}, not {plan.release.version}.",
+            "The mirror serves a wrong file."
+            if plan.image is None
+            else f"Say which release it is: --release {version}",
+        )
+    return version
+
+
+def gather_sysexts(job: Job, version: str) -> list[ReadySysext]:
+    """Fetch what is not local, check every digest, and let each sysext through the lint."""
+    return [_ready(job, item, version) for item in job.plan.sysexts]
+
+
+def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
+    store = job.services.store
+    path = Path(item.location)
+    if item.origin == "bakery":
+        stored = store.bakery(job.services.bakery, item.location)
+        path = stored.path
+        job.inputs.append(input_record(stored, "sysext"))
+    elif item.origin == "url":
+        stored = store.pinned_url(item.location, item.sha256)
+        path = stored.path
+        job.inputs.append(input_record(stored, "sysext"))
+    sysext = read_sysext(path, item.name)
+    if item.sha256 and sysext.sha256 != item.sha256:
+        raise VerificationError(
+            f"{item.file_name} changed after the plan was made.", "Run the bake again, when nobody writes to the file."
+        )
+    findings = admit(sysext, job.plan.arch, version or None, job.plan.allow, job.console)
+    config = _config(job, item)
+    return ReadySysext(
+        sysext, item.origin, item.file_name, config, Path(item.config).name if config else "",
+        tuple(sorted(conflicting_builtins(path))), findings,
+    )  # fmt: skip
+
+
+def _config(job: Job, item: PlannedSysext) -> Path | None:
+    """The sysupdate config of a sysext; one that no digest covers must be harmless by its content."""
+    if not item.config:
+        return None
+    if item.origin == "local":
+        return Path(item.config)
+    stored = job.services.store.bakery(job.services.bakery, item.config)
+    job.inputs.append(input_record(stored, "sysupdate config"))
+    if not stored.verified:
+        problem = lint_config(stored.path.read_bytes(), item.name)
+        if problem:
+            raise ImageError(f"The bakery's {item.config} is not covered by SHA256SUMS, and {problem}.")
+        job.console.note(f"{item.config} is not listed in SHA256SUMS; its content was checked instead")
+    return stored.path
+
+
+def fetch_release(
+    services: Services, request: str, arch: Arch, vendor_names: tuple[str, ...], base: str
+) -> list[StoredDisk | StoredFile]:
+    """Bring everything a bake of this release for these vendors would download into the cache, verified."""
+    vendors = find_vendors(vendor_names, arch, services.vendors)
+    release = services.resolve(request, arch)
+    files: dict[str, StoredDisk | StoredFile] = {}
+    for vendor in vendors:
+        chosen = choose_source(vendor, base, len(vendors), release, services)
+        files.setdefault(chosen.source, fetch_base(services, release, chosen.source))
+        wanted = [extra.name for extra in vendor.files if extra.firmware and services.published(release, extra.name)]
+        if chosen.base == "generic" and vendor.oem:
+            wanted.append(f"oem-{vendor.oem.sysext}.raw")
+        for name in wanted:
+            files.setdefault(name, services.store.signed_file(release, name))
+    return list(files.values())

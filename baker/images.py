@@ -1,0 +1,102 @@
+"""From base images to vendor images: grow, inject, fill the OEM partition, check, encode, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from baker.convert import encode
+from baker.disk import check_filesystems, grow_root, read_table
+from baker.gather import Base
+from baker.job import Job
+from baker.layout import layout_size
+from baker.manifest import input_record
+from baker.model import Artifact, Injection
+from baker.oem import oem_injections
+from baker.plan import PlannedVendor
+from baker.sparse import clone, file_sha256
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A disk of one base and one layout, with ROOT finished, and the vendors that go on from it."""
+
+    path: Path
+    version: str
+    vendors: tuple[PlannedVendor, ...]
+
+
+def stage_roots(job: Job, bases: Sequence[Base], root: list[Injection]) -> list[Stage]:
+    """One disk for every layout that a base's vendors want: grown, and with the ROOT injections in it.
+
+    What is equal for several vendors is done once; they part only afterwards.
+    """
+    stages = []
+    for base in bases:
+        layouts = list(dict.fromkeys(item.vendor.layout for item in base.vendors))
+        for number, layout in enumerate(layouts):
+            vendors = tuple(item for item in base.vendors if item.vendor.layout == layout)
+            path = job.work / f"stage-{len(stages)}.raw"
+            if base.shared or number < len(layouts) - 1:
+                clone(base.path, path)
+            else:
+                base.path.rename(path)
+            _prepare_root(job, path, layout, root)
+            stages.append(Stage(path, base.version, vendors))
+    return stages
+
+
+def _prepare_root(job: Job, path: Path, layout: str, root: list[Injection]) -> None:
+    table = read_table(path)
+    size = layout_size(layout, table)
+    if size.root > table.get("ROOT").size:
+        with job.console.step(f"Grow ROOT to the {layout} layout"):
+            grow_root(path, size.root, size.disk, job.work)
+    with job.console.step("Put the extensions into ROOT"), job.open_editor(path, job.work, job.plan.epoch) as editor:
+        editor.apply("ROOT", root)
+
+
+def make_images(job: Job, stages: Sequence[Stage], oem: list[Injection]) -> list[Artifact]:
+    """Finish every vendor's disk and encode it, side by side; returns the artifacts in the plan's order."""
+    work: list[tuple[Stage, PlannedVendor, Path]] = []
+    for stage in stages:
+        # The last vendor of a stage takes its disk over, the others get copies.
+        for number, item in enumerate(stage.vendors):
+            path = stage.path
+            if number < len(stage.vendors) - 1:
+                path = job.work / f"vendor-{item.vendor.name}.raw"
+                clone(stage.path, path)
+            work.append((stage, item, path))
+    with ThreadPoolExecutor(job.plan.jobs) as pool:
+        futures = [pool.submit(_make_image, job, stage, item, path, oem) for stage, item, path in work]
+        made = {future.result().vendor: future.result() for future in futures}
+    return [made[item.vendor.name] for item in job.plan.vendors]
+
+
+def _make_image(job: Job, stage: Stage, item: PlannedVendor, raw: Path, oem: list[Injection]) -> Artifact:
+    vendor = item.vendor
+    content = [*_vendor_content(job, stage, item), *oem]
+    if content:
+        with (
+            job.console.step(f"{vendor.name}: fill the OEM partition"),
+            job.open_editor(raw, job.work, job.plan.epoch) as editor,
+        ):
+            editor.apply("OEM", content)
+    with job.console.step(f"{vendor.name}: check the filesystems"):
+        check_filesystems(raw, read_table(raw), ["ROOT", "OEM"], job.work)
+    target = job.out / vendor.image
+    with job.console.step(f"{vendor.name}: write {vendor.image}"):
+        encode(raw, target, vendor.disk)
+        return Artifact(target, vendor.disk.format, target.stat().st_size, file_sha256(target), vendor.name)
+
+
+def _vendor_content(job: Job, stage: Stage, item: PlannedVendor) -> list[Injection]:
+    """The vendor's own OEM content, where the image does not have it already."""
+    oem = item.vendor.oem
+    if item.base != "generic" or oem is None or job.plan.release is None:
+        return []
+    stored = job.services.store.signed_file(job.plan.release, f"oem-{oem.sysext}.raw")
+    job.inputs.append(input_record(stored, "OEM sysext"))
+    return oem_injections(oem, stored.path, stage.version)

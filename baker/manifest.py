@@ -1,0 +1,124 @@
+"""The record of a bake: what went in, what was decided, what came out. Equal bakes give equal records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from baker import __version__
+from baker.model import Artifact, Sysext
+from baker.run import find, run
+from baker.sparse import file_sha256
+from baker.store import StoredDisk, StoredFile
+from baker.verify import Signer
+
+MANIFEST_NAME = "bake-manifest.json"
+SUMS_NAME = "SHA256SUMS"
+
+# The programs whose version can change the bytes of a result, and the argument that makes them tell it.
+_TOOLS = {
+    "qemu-img": "--version",
+    "debugfs": "-V",
+    "mkfs.btrfs": "--version",
+    "lbzip2": "--version",
+    "gpg": "--version",
+}
+
+
+@dataclass(frozen=True)
+class BakeManifest:
+    """Everything `bake-manifest.json` says. Output paths are names within the output folder."""
+
+    plan_id: str
+    version: str
+    channel: str
+    arch: str
+    install_to: str
+    backend: str
+    epoch: int
+    inputs: tuple[dict[str, Any], ...]
+    sysexts: tuple[dict[str, Any], ...]
+    decisions: tuple[str, ...]
+    outputs: tuple[Artifact, ...]
+    tools: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "schema": 1,
+            "flatcar_bake": __version__,
+            "plan_id": self.plan_id,
+            "release": {"version": self.version, "channel": self.channel, "arch": self.arch},
+            "install_to": self.install_to,
+            "backend": self.backend,
+            "source_date_epoch": self.epoch,
+            "inputs": list(self.inputs),
+            "sysexts": list(self.sysexts),
+            "decisions": list(self.decisions),
+            "tools": self.tools,
+            "outputs": [
+                {
+                    "file": item.path.name,
+                    "vendor": item.vendor,
+                    "format": item.format,
+                    "size": item.size,
+                    "sha256": item.sha256,
+                }
+                for item in self.outputs
+            ],
+        }
+
+    def text(self) -> str:
+        return json.dumps(self.as_dict(), indent=2, sort_keys=False) + "\n"
+
+
+def signer_record(signer: Signer | None) -> dict[str, Any] | None:
+    """Who signed an input; `expired` says that the key expired after it had signed."""
+    if signer is None:
+        return None
+    return {
+        "primary": signer.primary, "key": signer.key, "created": signer.created, "key_expired_since": signer.expired,
+    }  # fmt: skip
+
+
+def input_record(stored: StoredFile | StoredDisk, kind: str) -> dict[str, Any]:
+    """One downloaded input: where from, its digest, who signed it. `from_cache` is left out: it may differ."""
+    return {
+        "kind": kind, "name": stored.name, "url": stored.url, "sha256": stored.sha256,
+        "signer": signer_record(stored.signer),
+    }  # fmt: skip
+
+
+def sysext_record(sysext: Sysext, origin: str, installed: str, config: str, findings: Iterable[str]) -> dict[str, Any]:
+    """One baked sysext: its metadata, where it came from, where it is in the image, and what was overlooked."""
+    return {
+        "name": sysext.name, "file": sysext.path.name, "origin": origin, "sha256": sysext.sha256, "size": sysext.size,
+        "id": sysext.os_id, "version_id": sysext.version_id, "sysext_level": sysext.sysext_level,
+        "architecture": sysext.architecture, "installed": installed, "sysupdate_config": config,
+        "findings": list(findings),
+    }  # fmt: skip
+
+
+def tool_versions() -> dict[str, str]:
+    """The versions of the programs that took part, by name; those not installed are left out."""
+    versions = {}
+    for program, argument in _TOOLS.items():
+        if find(program):
+            result = run([program, argument], ok=range(256))
+            lines = (result.text + result.stderr).strip().splitlines()
+            versions[program] = lines[0].strip() if lines else "unknown"
+    return versions
+
+
+def write_records(folder: Path, manifest: BakeManifest) -> list[Path]:
+    """Write bake-manifest.json and SHA256SUMS (which covers the outputs and the manifest); returns both."""
+    record = folder / MANIFEST_NAME
+    record.write_text(manifest.text(), encoding="utf-8")
+    sums = folder / SUMS_NAME
+    lines = [f"{item.sha256}  {item.path.name}" for item in manifest.outputs]
+    lines.append(f"{file_sha256(record)}  {MANIFEST_NAME}")
+    sums.write_text("".join(f"{line}\n" for line in sorted(lines, key=lambda line: line[66:])), encoding="utf-8")
+    return [record, sums]

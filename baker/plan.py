@@ -1,0 +1,324 @@
+"""From a request to a plan: everything that can be known before work begins, decided and said.
+
+A plan is data. It prints (`--plan`), it has an id that depends only on what will be baked, and `bake()` executes it
+without deciding anything again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from baker.admission import admit
+from baker.errors import EnvironmentFault, UsageError
+from baker.manifest import MANIFEST_NAME, SUMS_NAME
+from baker.model import Arch, InstallTarget, Release
+from baker.request import BakeRequest, InstallTo, SysextRequest
+from baker.run import need
+from baker.services import Services
+from baker.sources import find_config, pick_bakery_version
+from baker.sparse import file_sha256
+from baker.sysext import read_sysext
+from baker.vendor import Vendor, find_vendors
+
+GENERIC_IMAGE = "flatcar_production_image.bin.bz2"
+
+
+@dataclass(frozen=True)
+class PlannedSysext:
+    """A sysext whose origin is settled. `sha256` is "" only where nothing tells it before the download.
+
+    `config` names the sysupdate config that will be baked beside it: a path, a bakery file name, or "".
+    """
+
+    name: str
+    file_name: str
+    origin: str
+    """`local`, `bakery` or `url`."""
+    location: str
+    sha256: str
+    installed: str
+    config: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedVendor:
+    """A vendor and the image its own is made from. `base` is `generic`, `published` or `image`."""
+
+    vendor: Vendor
+    base: str
+    source: str
+    why: str
+
+
+@dataclass(frozen=True)
+class BakePlan:
+    """Everything `bake()` needs. `release` is None for a bake into an image of the user's own."""
+
+    release: Release | None
+    arch: Arch
+    image: Path | None
+    sysexts: tuple[PlannedSysext, ...]
+    vendors: tuple[PlannedVendor, ...]
+    install_to: InstallTo
+    backend: str
+    backend_why: str
+    updates: bool
+    allow: tuple[str, ...]
+    epoch: int
+    output_dir: Path
+    jobs: int
+    keep_work: bool
+    force: bool
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of all files the bake will write."""
+        return (*(name for item in self.vendors for name in item.vendor.outputs), MANIFEST_NAME, SUMS_NAME)
+
+    def substance(self) -> dict[str, Any]:
+        """What decides the bytes of the result, and nothing else: no folders, no job counts."""
+        return {
+            "release": dataclasses.asdict(self.release) if self.release else None,
+            "image": file_sha256(self.image) if self.image else None,
+            "arch": self.arch,
+            "sysexts": [
+                {"name": item.name, "file": item.file_name, "sha256": item.sha256, "installed": item.installed,
+                 "config": Path(item.config).name}
+                for item in self.sysexts
+            ],
+            "vendors": [
+                {"name": item.vendor.name, "base": item.base, "source": Path(item.source).name}
+                for item in self.vendors
+            ],
+            "target": self.install_to.target,
+            "updates": self.updates,
+            "epoch": self.epoch,
+        }  # fmt: skip
+
+    @cached_property
+    def id(self) -> str:
+        """sha256 of the canonical form of the plan's substance."""
+        canonical = json.dumps(self.substance(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form of `--plan --json`."""
+        return {
+            "id": self.id,
+            **self.substance(),
+            "sysexts": [dataclasses.asdict(item) for item in self.sysexts],
+            "vendors": [
+                {"name": item.vendor.name, "base": item.base, "source": item.source, "why": item.why,
+                 "outputs": list(item.vendor.outputs)}
+                for item in self.vendors
+            ],
+            "backend": self.backend,
+            "backend_why": self.backend_why,
+            "output_dir": str(self.output_dir),
+            "allow": list(self.allow),
+        }  # fmt: skip
+
+
+def make_plan(request: BakeRequest, services: Services) -> BakePlan:
+    """Decide a whole bake.
+
+    Reads local sysexts and small signed files of the release; downloads nothing large and writes nothing outside the
+    cache. Raises UsageError, VerificationError, EnvironmentFault, NetworkError or ImageError naming what is wrong.
+    """
+    vendors = find_vendors(request.vendors, request.arch, services.vendors)
+    _check_outputs(request, vendors)
+    # An own image needs no release, unless its OEM partition is to be filled from one.
+    own = request.image is not None and request.base != "generic"
+    release = None if own else services.resolve(request.release, request.arch)
+    version = release.version if release else None
+    backend, backend_why = _backend(request.backend)
+    plan = BakePlan(
+        release=release, arch=request.arch, image=request.image,
+        sysexts=tuple(_sysext(item, request, version, services) for item in request.sysexts),
+        vendors=_sources(vendors, request, release, services),
+        install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
+        allow=request.allow, epoch=_epoch(release), output_dir=request.output_dir,
+        jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
+    )  # fmt: skip
+    _check_tools(plan)
+    return plan
+
+
+def _epoch(release: Release | None) -> int:
+    """The time every file gets that we create: SOURCE_DATE_EPOCH, else the release's build date."""
+    word = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if word:
+        if not word.isdecimal():
+            raise UsageError(f"SOURCE_DATE_EPOCH is {word!r}, not a number of seconds.")
+        return int(word)
+    return release.build_date if release else 0
+
+
+def _check_outputs(request: BakeRequest, vendors: tuple[Vendor, ...]) -> None:
+    folder = request.output_dir
+    if request.image and not request.image.is_file():
+        raise UsageError(f"There is no image file {request.image}.")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"The output folder {folder} is not a folder.")
+    existing_parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not os.access(existing_parent, os.W_OK | os.X_OK):
+        raise EnvironmentFault(
+            f"The output folder {folder} cannot be written to.", "Choose another with --output-dir."
+        )
+    for vendor in vendors:
+        for name in (*vendor.outputs, MANIFEST_NAME, SUMS_NAME):
+            if (folder / name).exists() and not request.force:
+                raise UsageError(
+                    f"{folder / name} exists already.", "Bake into another --output-dir, or overwrite it with --force."
+                )
+            if request.image and (folder / name).exists() and (folder / name).samefile(request.image):
+                raise UsageError(
+                    f"The bake would overwrite its own input {request.image}.", "Choose another --output-dir."
+                )
+
+
+def _check_tools(plan: BakePlan) -> None:
+    """Every program the bake will start, before a byte is downloaded."""
+    tools = ["gpg"] if plan.release else []
+    tools += ["sfdisk", "blkid", "e2fsck", "resize2fs", "debugfs", "dumpe2fs", "btrfs", "mkfs.btrfs", "qemu-img"]
+    for tool in tools:
+        need(tool)
+
+
+def _backend(wanted: str) -> tuple[str, str]:
+    """The backend that will be used and why. Raises EnvironmentFault when the one asked for cannot work here."""
+    from baker.offline import offline_available
+    from baker.privilege import loop_available
+
+    if wanted == "loop":
+        reason = loop_available()
+        if reason:
+            raise EnvironmentFault(f"The loop backend cannot work here: {reason}", "Use --backend offline.")
+        return "loop", "asked for"
+    reason = offline_available()
+    if not reason:
+        return "offline", "asked for" if wanted == "offline" else "it needs no privileges"
+    if wanted == "offline":
+        raise EnvironmentFault(f"The offline backend cannot work here: {reason}", "`flatcar-bake doctor` tells more.")
+    loop_reason = loop_available()
+    if loop_reason:
+        raise EnvironmentFault(
+            f"No backend can work here. offline: {reason} loop: {loop_reason}", "`flatcar-bake doctor` tells more."
+        )
+    return "loop", f"the offline backend cannot work here: {reason}"
+
+
+def _sysext(item: SysextRequest, request: BakeRequest, version: str | None, services: Services) -> PlannedSysext:
+    """Settle where one sysext comes from, and check it now if it is a local file."""
+    config = ""
+    if item.path is not None:
+        if not item.path.is_file():
+            hint = "Add --fetch to take it from the bakery." if len(item.path.parts) == 1 else None
+            raise UsageError(f"There is no file {item.path} for the sysext {item.name}.", hint)
+        sysext = read_sysext(item.path, item.name)
+        admit(sysext, request.arch, version, request.allow, services.console)
+        origin, location, file_name, digest = "local", str(item.path), item.path.name, sysext.sha256
+        beside = item.path.parent / f"{item.name}.conf"
+        config = str(beside) if beside.is_file() else ""
+    elif item.url:
+        origin, location, digest = "url", item.url, item.sha256
+        file_name = unquote(urlsplit(item.url).path).rsplit("/", 1)[-1]
+        if not digest:
+            raise UsageError(
+                f"Nothing says what {item.url} must contain.",
+                f"Append the digest: {item.name}:{item.url}#sha256=HEX",
+            )
+    else:
+        names = services.store.bakery_names(services.bakery)
+        file_name = item.bakery_file or pick_bakery_version(item.name, item.version, request.arch, names)
+        origin, location = "bakery", file_name
+        digest = services.bakery_digest(file_name, names)
+        config = find_config(item.name, file_name, services)
+    check_file_name(file_name)
+    return PlannedSysext(
+        item.name, file_name, origin, location, digest, request.install_to.path(item.name, file_name), config
+    )
+
+
+def check_file_name(name: str) -> None:
+    """Refuse file names that would be a trap inside an image; UsageError."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+@~=-]*", name):
+        raise UsageError(
+            f"{name!r} cannot be the name of a file in an image.",
+            "Rename it: letters, digits, . _ + - @ ~ = are fine.",
+        )
+
+
+def _sources(
+    vendors: tuple[Vendor, ...], request: BakeRequest, release: Release | None, services: Services
+) -> tuple[PlannedVendor, ...]:
+    """Choose what each vendor's image is made from."""
+    if release is None:
+        why = "--image was given; its OEM partition is kept"
+        return tuple(PlannedVendor(vendor, "image", str(request.image), why) for vendor in vendors)
+    planned = tuple(choose_source(vendor, request.base, len(vendors), release, services) for vendor in vendors)
+    if request.image:
+        return tuple(dataclasses.replace(item, source=str(request.image)) for item in planned)
+    return planned
+
+
+def choose_source(vendor: Vendor, base: str, count: int, release: Release, services: Services) -> PlannedVendor:
+    """What one of `count` vendors is made from, for `base` auto, generic or published.
+
+    Asks the release server which files exist. UsageError when nothing fits, saying why.
+    """
+    generic_why_not = ""
+    if vendor.oem and not services.published(release, f"oem-{vendor.oem.sysext}.raw"):
+        generic_why_not = f"release {release.version} has no oem-{vendor.oem.sysext}.raw"
+    if vendor.oem is None or base == "generic":
+        if generic_why_not:
+            raise UsageError(
+                f"{vendor.name} cannot be made from the generic image: {generic_why_not}.", "Use --base published."
+            )
+        why = "asked for" if base == "generic" else "the vendor has no OEM content"
+        return PlannedVendor(vendor, "generic", GENERIC_IMAGE, why)
+    published = next((name for name in vendor.published if services.published(release, name)), None)
+    if base == "published":
+        if not published:
+            raise UsageError(
+                f"Release {release.version} has no published image for {vendor.name}.", "Use --base generic."
+            )
+        return PlannedVendor(vendor, "published", published, "asked for")
+    if published and generic_why_not:
+        return PlannedVendor(vendor, "published", published, generic_why_not)
+    if published and count == 1:
+        return PlannedVendor(vendor, "published", published, "one vendor: its own image has the right layout already")
+    if generic_why_not:
+        raise UsageError(
+            f"Nothing to make {vendor.name} from: {generic_why_not}, and no published image either.",
+            "Choose another release or vendor.",
+        )
+    why = "several vendors share one download" if count > 1 else f"no published image for {vendor.name}"
+    return PlannedVendor(vendor, "generic", GENERIC_IMAGE, why)
+
+
+def describe(plan: BakePlan) -> str:
+    """The plan for people, as `--plan` prints it."""
+    what = f"Flatcar {plan.release.version} ({plan.release.channel})" if plan.release else str(plan.image)
+    where = "ROOT" if plan.install_to.target is InstallTarget.ROOT else "OEM"
+    lines = [f"Plan {plan.id[:16]}", f"  base       {what}, {plan.arch}"]
+    for item in plan.sysexts:
+        origin = {"local": "local file", "bakery": "bakery", "url": "URL"}[item.origin]
+        lines.append(f"  sysext     {item.name}: {item.location} ({origin}, sha256 {item.sha256[:16]}…)")
+        lines.append(f"             → {where}:{item.installed}")
+        if item.config:
+            lines.append(f"             updates described by {Path(item.config).name}")
+    for vendor in plan.vendors:
+        lines.append(f"  vendor     {vendor.vendor.name} from {vendor.source} ({vendor.base}: {vendor.why})")
+        lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
+    lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Reading TOML strictly: every key known, every value of its type, and an error that names file and key."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from baker.errors import UsageError
+
+T = TypeVar("T")
+
+
+def suggest(word: str, known: Iterable[str]) -> str | None:
+    """A "did you mean" hint, or None when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(close)}?" if close else None
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The top table of a TOML file; UsageError for a missing file or bad syntax."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+
+
+class Table:
+    """One table of a TOML file. Take every key out of it, then call `done()`, which refuses what is left."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values = dict(values)
+        self._where = where
+        self._known: list[str] = []
+
+    def take(self, key: str, kind: type[T], default: T | None = None) -> T:
+        """The value of `key`, which must be a `kind`; without `default` the key is required."""
+        self._known.append(key)
+        if key not in self._values:
+            if default is None:
+                raise UsageError(f"{self._where} lacks the key {key!r}.")
+            return default
+        value = self._values.pop(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise UsageError(f"{self._where}: {key} must be a {kind.__name__}, not {value!r}.")
+        return value
+
+    def strings(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """A list of strings."""
+        items = self.take(key, list, None if default is None else list(default))
+        if not all(isinstance(item, str) for item in items):
+            raise UsageError(f"{self._where}: {key} must be a list of strings.")
+        return tuple(items)
+
+    def table(self, key: str) -> Table | None:
+        """A sub-table, or None where it is absent."""
+        self._known.append(key)
+        if key not in self._values:
+            return None
+        return Table(self.take(key, dict), f"{self._where}, [{key}]")
+
+    def tables(self, key: str) -> list[Table]:
+        """An array of tables; empty where it is absent."""
+        items = self.take(key, list, [])
+        if not all(isinstance(item, dict) for item in items):
+            raise UsageError(f"{self._where}: {key} must be an array of tables ([[{key}]]).")
+        return [Table(item, f"{self._where}, [[{key}]] {number}") for number, item in enumerate(items, 1)]
+
+    def done(self) -> None:
+        """Refuse keys that nobody took."""
+        for key in self._values:
+            raise UsageError(f"{self._where} has an unknown key {key!r}.", suggest(key, self._known))

@@ -1,0 +1,95 @@
+"""What a plan and a bake work with: the release server, the bakery, the cache and the catalogue, in one place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import quote
+
+from baker.cache import Cache
+from baker.console import Console
+from baker.errors import UsageError
+from baker.fetch import Fetcher
+from baker.model import Arch, Release
+from baker.release import Mirror, resolve
+from baker.sources import bakery_digest
+from baker.store import Store
+from baker.vendor import Vendor, load_vendors
+from baker.verify import FLATCAR_FINGERPRINT, Verifier
+
+DEFAULT_BAKERY = "https://extensions.flatcar.org/extensions"
+DEFAULT_CACHE_LIMIT = 20 * 1000**3
+
+
+def default_cache_folder() -> Path:
+    """$XDG_CACHE_HOME/flatcar-bake, or ~/.cache/flatcar-bake."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "flatcar-bake"
+
+
+@dataclass
+class Settings:
+    """Where things come from, as told by options and environment."""
+
+    mirror: str | None = None
+    bakery: str = DEFAULT_BAKERY
+    signing_key: Path | None = None
+    fingerprint: str = FLATCAR_FINGERPRINT
+    cache_dir: Path | None = None
+    cache_limit: int = DEFAULT_CACHE_LIMIT
+    vendor_folders: tuple[Path, ...] = field(default=())
+
+
+class Services:
+    """Lazily opened: nothing is read, fetched or created before it is needed."""
+
+    def __init__(self, settings: Settings, console: Console) -> None:
+        self.settings = settings
+        self.console = console
+        self.bakery = settings.bakery.rstrip("/")
+        self.mirror = Mirror(settings.mirror)
+        self.fetcher = Fetcher(console)
+
+    @cached_property
+    def vendors(self) -> dict[str, Vendor]:
+        """The vendor catalogue by name."""
+        return load_vendors(self.settings.vendor_folders)
+
+    @cached_property
+    def cache(self) -> Cache:
+        return Cache(self.settings.cache_dir or default_cache_folder(), self.settings.cache_limit)
+
+    @cached_property
+    def store(self) -> Store:
+        """Verified files of releases and bakeries."""
+        return Store(self.cache, self.fetcher, self.mirror, self._verifier, self.console)
+
+    def _verifier(self) -> Verifier:
+        """A verifier for the pinned fingerprint. The key itself may come from anywhere: the pin decides."""
+        path = self.settings.signing_key
+        if path is None:
+            key = self.fetcher.read(self.mirror.key_url, 1 << 20)
+        else:
+            try:
+                key = path.read_bytes()
+            except OSError as error:
+                raise UsageError(f"Cannot read the signing key {path}: {error.strerror}.") from error
+        return Verifier(key, self.settings.fingerprint)
+
+    def resolve(self, request: str, arch: Arch) -> Release:
+        """The release that a channel name or version means."""
+        return resolve(request, arch, self.mirror, self.store)
+
+    def published(self, release: Release, name: str) -> bool:
+        """Whether the release has this file: in the cache already, or on the server."""
+        return self.store.has(release, name)
+
+    def in_bakery(self, name: str) -> bool:
+        """Whether the bakery has this file."""
+        return self.fetcher.size(f"{self.bakery}/{quote(name) if '://' in self.bakery else name}") is not None
+
+    def bakery_digest(self, name: str, names: dict[str, str]) -> str:
+        """The sha256 of a bakery file according to the bakery's SHA256SUMS."""
+        return bakery_digest(name, names)

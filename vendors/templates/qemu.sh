@@ -1,0 +1,73 @@
+#!/bin/sh
+# Starts @IMAGE@ (Flatcar @VERSION@, @ARCH@) in QEMU.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+image=$here/@IMAGE@
+code=$here/@EFI_CODE@
+vars=$here/@EFI_VARS@
+memory=${VM_MEMORY:-2048}
+cpus=${VM_CPUS:-2}
+ssh_port=${SSH_PORT:-2222}
+name=${VM_NAME:-flatcar}
+ignition=
+keep=no
+firmware=uefi
+
+usage() {
+    cat <<USAGE
+Usage: $0 [-i CONFIG.ign] [-m MIB] [-n CPUS] [-p PORT] [-b] [-k] [-- QEMU ARGUMENTS]
+
+  -i FILE   Ignition configuration for the first boot
+  -m MIB    memory of the machine (default $memory)
+  -n CPUS   processors of the machine (default $cpus)
+  -p PORT   port of this host that leads to the machine's SSH (default $ssh_port)
+  -b        start by BIOS instead of UEFI (x86-64 only)
+  -k        keep: write changes into the image itself; without it they are gone when QEMU ends
+  -h        this text
+USAGE
+}
+
+while getopts 'i:m:n:p:bkh' option; do
+    case $option in
+    i) ignition=$OPTARG ;;
+    m) memory=$OPTARG ;;
+    n) cpus=$OPTARG ;;
+    p) ssh_port=$OPTARG ;;
+    b) firmware=bios ;;
+    k) keep=yes ;;
+    h) usage && exit 0 ;;
+    *) usage >&2 && exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+
+set -- -name "$name" -m "$memory" -smp "$cpus" -nographic \
+    -drive "if=none,id=disk,format=qcow2,file=$image" -device virtio-blk-pci,drive=disk \
+    -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$ssh_port-:22,hostname=$name" -device virtio-net-pci,netdev=net \
+    -object rng-random,filename=/dev/urandom,id=rng -device virtio-rng-pci,rng=rng "$@"
+[ "$keep" = yes ] || set -- -snapshot "$@"
+[ -z "$ignition" ] || set -- -fw_cfg "name=opt/org.flatcar-linux/config,file=$ignition" "$@"
+if [ "$firmware" = uefi ]; then
+    set -- -drive "if=pflash,unit=0,format=qcow2,readonly=on,file=$code" \
+        -drive "if=pflash,unit=1,format=qcow2,file=$vars" "$@"
+fi
+
+case @ARCH@ in
+arm64)
+    qemu=qemu-system-aarch64
+    machine=virt,gic-version=max
+    host=aarch64
+    ;;
+*)
+    qemu=qemu-system-x86_64
+    machine=q35
+    host=x86_64
+    ;;
+esac
+if [ -w /dev/kvm ] && [ "$(uname -m)" = "$host" ]; then
+    set -- -accel kvm -cpu host "$@"
+else
+    set -- -accel tcg,thread=multi -cpu max "$@"
+fi
+exec "$qemu" -machine "$machine" "$@"
