@@ -17,7 +17,7 @@ from baker.placing import ReadySysext
 from baker.plan import PlannedSysext, PlannedVendor, choose_source
 from baker.services import Services
 from baker.store import StoredDisk, StoredFile
-from baker.sysext import conflicting_builtins, read_sysext
+from baker.sysext import builtins_replaced, read_sysext
 from baker.sysupdate import lint_config
 from baker.vendor import find_vendors
 
@@ -117,7 +117,7 @@ def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
     config = _config(job, item)
     return ReadySysext(
         sysext, item.origin, item.file_name, config, Path(item.config).name if config else "",
-        tuple(sorted(conflicting_builtins(path))), findings,
+        tuple(sorted(builtins_replaced(path, version or None))), findings,
     )  # fmt: skip
 
 

@@ -10,11 +10,6 @@ from baker.model import Injection, InstallTarget, Sysext
 from baker.request import InstallTo
 from baker.sysupdate import update_injections
 
-# Flatcar 3794 and later carry docker and containerd as sysexts of their own; a link to /dev/null turns one off
-# (docs.flatcar.org, "Docker and containerd": the link in /etc/extensions overrides the one of the /usr image).
-_FIRST_WITH_BUILTINS = 3794
-
-
 @dataclass(frozen=True)
 class ReadySysext:
     """A sysext that was fetched and admitted, with its sysupdate config if it has one.
@@ -51,8 +46,8 @@ def place(
             configured.append(item.sysext.name)
             config = f"/etc/sysupdate.{item.sysext.name}.d/{item.config_name}"
             placed["ROOT"].append(Injection(config, source=item.config, replace=replace))
-        if _has_builtins(version):
-            placed["ROOT"] += [_link(f"/etc/extensions/{name}.raw", "/dev/null", True) for name in item.builtins]
+        # A link to /dev/null in ROOT's /etc hides the link of the same name that the /usr image brings.
+        placed["ROOT"] += [_link(f"/etc/extensions/{name}.raw", "/dev/null", True) for name in item.builtins]
     if updates and configured:
         placed["ROOT"] += update_injections(configured)
     return {label: sorted(_unique(items), key=lambda item: item.path) for label, items in placed.items() if items}
@@ -62,11 +57,6 @@ def oem_mount(version: str) -> str:
     """Where the OEM partition is mounted: /oem since alpha 3619 to 3637 (May 2023), /usr/share/oem before."""
     major = version.split(".")[0]
     return "/usr/share/oem" if major.isdecimal() and int(major) < 3619 else "/oem"
-
-
-def _has_builtins(version: str) -> bool:
-    major = version.split(".")[0]
-    return not major.isdecimal() or int(major) >= _FIRST_WITH_BUILTINS
 
 
 def _link(path: str, target: str, replace: bool) -> Injection:

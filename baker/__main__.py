@@ -1,0 +1,6 @@
+"""`python -m baker` is `flatcar-bake`."""
+
+from baker.cli import main
+
+if __name__ == "__main__":
+    main()
