@@ -1,0 +1,375 @@
+"""The loop backend: edits partitions through one privileged process, helper.py, and its loop mounts.
+
+The rules are those of inject.py, as for the offline backend; the helper only looks, writes and refuses.
+docs/security.md says what it is trusted with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from subprocess import PIPE, Popen
+from tempfile import TemporaryDirectory, TemporaryFile
+from types import TracebackType
+from typing import IO, Any, Self
+
+from baker.disk import probe_fs
+from baker.errors import BakeError, EnvironmentFault, ImageError, UsageError
+from baker.gpt import read_gpt
+from baker.helper import FILESYSTEMS, PROTOCOL
+from baker.inject import check_space, check_written, expected_nodes, plan_work, usable_bytes
+from baker.model import Injection, Node, Partition
+from baker.run import find, spawn
+
+_OFFLINE = "Use --backend offline, which needs no privileges."
+_CHUNK = 1 << 20
+_HELPER = Path(__file__).resolve().with_name("helper.py")
+
+
+class Refused(Exception):
+    """The helper's answer to a request that it did not carry out; `code` is one of `_FAULTS`."""
+
+    def __init__(self, code: str, path: str, detail: str) -> None:
+        super().__init__(f"{code} {path} {detail}")
+        self.code, self.path, self.detail = code, path, detail
+
+
+# What each code of the helper means to the user. {place} is the partition and image, {path} is inside the partition.
+_FAULTS: dict[str, tuple[type[BakeError], str, str | None]] = {
+    "argument": (UsageError, "The privileged helper refuses {path} in {place}: {detail}.", None),
+    "order": (EnvironmentFault, "The privileged helper was asked out of order: {detail}.", None),
+    "image-denied": (EnvironmentFault, "You may not edit {place}: {detail}.", "Work on a copy of the image."),
+    "image-changed": (ImageError, "{place} was replaced while it was edited: {detail}.", "Run the bake again."),
+    "image-busy": (EnvironmentFault, "Another flatcar-bake is editing {place}.", "Wait for it, or work on a copy."),
+    "no-loop": (EnvironmentFault, "No loop device can be had: {detail}.", _OFFLINE),
+    "no-mount": (EnvironmentFault, "Mounting is not permitted here: {detail}.", _OFFLINE),
+    "no-driver": (EnvironmentFault, "The kernel cannot mount the filesystem of {place}: {detail}.", _OFFLINE),
+    "bad-filesystem": (ImageError, "{place} cannot be mounted: {detail}.", "The image is damaged; get it anew."),
+    "not-directory": (ImageError, "{path} in {place} is not a real directory.", None),
+    "exists": (ImageError, "{path} in {place} exists already.", None),
+    "absent": (ImageError, "{path} in {place} is not there.", None),
+    "too-large": (ImageError, "{path} in {place} is too large to list: {detail}.", None),
+    "no-space": (EnvironmentFault, "{path} does not fit into {place}: {detail}.", "Bake fewer or smaller sysexts."),
+    "io": (ImageError, "{path} in {place} cannot be read or written: {detail}.", "The image is damaged; get it anew."),
+}
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What makes a file the one that was looked at."""
+
+    device: int
+    inode: int
+    owner: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        found = path.stat()
+        return cls(found.st_dev, found.st_ino, found.st_uid)
+
+
+class Helper:
+    """The one privileged process of a run; a context manager, to be entered before any live display starts.
+
+    Root runs it as it is, others by sudo: silently if sudo allows that, else sudo asks for the password on the
+    terminal (never with `ask` False). Threads may share it; a mounted partition keeps the others waiting.
+    Enter it in a thread that outlives it: the parent-death signal of `spawn` goes with the thread. That signal is
+    harmless, for the kernel unmounts and detaches whatever a killed helper leaves, and sudo drops it anyway; then
+    the helper notices the end of its pipe.
+
+    Raises EnvironmentFault when sudo is missing or refuses.
+    """
+
+    def __init__(self, ask: bool = True) -> None:
+        self._ask = ask
+        self._lock = threading.RLock()
+        self._stack = ExitStack()
+        self._in_step = False
+
+    def __enter__(self) -> Self:
+        *silent, last = _prefixes(self._ask)
+        for prefix in silent:
+            try:
+                return self._start(prefix)
+            except EnvironmentFault:
+                continue
+        return self._start(last)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self, prefix: Sequence[str]) -> Self:
+        # -I and -S keep the environment, the current folder and site-packages off the module path; the real path
+        # leads out of a virtual environment, which belongs to the user.
+        python = [os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8"]
+        with ExitStack() as stack:
+            self._stderr: IO[bytes] = stack.enter_context(TemporaryFile())
+            argv = [*prefix, *python, os.fspath(_HELPER)]
+            self._process: Popen[bytes] = stack.enter_context(
+                spawn(argv, stdin=PIPE, stdout=PIPE, stderr=self._stderr)
+            )
+            stack.callback(self._end)
+            self._in_step = True
+            answer = self.request("hello")
+            if answer.get("protocol") != PROTOCOL:
+                raise EnvironmentFault("The privileged helper is of another version.", "Reinstall flatcar-bake.")
+            self._stack = stack.pop_all()
+        return self
+
+    def _end(self) -> None:
+        """Close the pipes and wait: the helper unmounts and detaches before it exits."""
+        self._in_step = False
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+        self._process.wait()
+
+    def request(self, operation: str, content: Iterable[bytes] = (), **fields: object) -> dict[str, Any]:
+        """One exchange with the helper; returns the fields of its answer, with raw bytes as `data`.
+
+        Raises Refused for the helper's refusal, EnvironmentFault when the helper is gone.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        with self._lock:
+            if not self._in_step:
+                raise self._death()
+            # An exchange that is interrupted leaves the pipe out of step, and nothing more can be asked.
+            self._in_step = False
+            try:
+                stdin.write(json.dumps({"op": operation, **fields}).encode() + b"\n")
+                for chunk in content:
+                    stdin.write(chunk)
+                stdin.flush()
+                answer: dict[str, Any] = json.loads(stdout.readline())
+                answer["data"] = stdout.read(answer["payload"])
+            except (BrokenPipeError, ValueError) as error:
+                raise self._death() from error
+            self._in_step = True
+        if "error" in answer:
+            path = answer.get("path") or fields.get("path", "")
+            raise Refused(answer["error"], str(path), answer.get("detail", ""))
+        return answer
+
+    def _death(self) -> EnvironmentFault:
+        self._end()
+        self._stderr.seek(0)
+        said = self._stderr.read().decode("utf-8", "backslashreplace").strip().splitlines()
+        return EnvironmentFault(f"The privileged helper does not run: {said[-1] if said else 'it ended'}.", _OFFLINE)
+
+    @contextmanager
+    def mounted(self, image: Path, seen: _Identity, partition: Partition, readonly: bool) -> Iterator[_Mount]:
+        """Mount a partition of `image`, which must still be the file that was `seen`, for the block."""
+        with self._lock:
+            self.request(
+                "mount", image=os.fspath(image), device=seen.device, inode=seen.inode, owner=seen.owner,
+                offset=partition.offset, size=partition.size, fstype=partition.fs, readonly=readonly,
+            )  # fmt: skip
+            try:
+                yield _Mount(self)
+            except BaseException:
+                self._abandon()
+                raise
+            self.request("umount")
+
+    def _abandon(self) -> None:
+        """Unmount after a failure; a second failure must not hide the first."""
+        try:
+            self.request("umount")
+        except (BakeError, Refused):
+            self._end()
+
+
+def _prefixes(ask: bool) -> list[list[str]]:
+    """The ways to run a command as root, least intrusive first."""
+    if os.geteuid() == 0:
+        return [[]]
+    if find("sudo") is None:
+        raise EnvironmentFault("The loop backend needs root, and sudo is not installed.", _OFFLINE)
+    silent, asking = ["sudo", "-n", "--"], ["sudo", "--"]
+    return [silent, asking] if ask and _has_terminal() else [silent]
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+class _Mount:
+    """A mounted partition, as the helper shows it."""
+
+    def __init__(self, helper: Helper) -> None:
+        self._helper = helper
+
+    def nodes(self, path: str, deep: bool) -> list[Node]:
+        """The node at `path` and, when `deep`, all below it; empty when there is nothing without following links."""
+        try:
+            found = self._helper.request("list", path=path, deep=deep)["nodes"]
+        except Refused as refused:
+            if refused.code in ("absent", "not-directory"):
+                return []
+            raise
+        return [_node(fields) for fields in found]
+
+    def kind_at(self, path: str) -> str:
+        """The kind of the node at `path`, "" where there is none."""
+        return "".join(node.kind for node in self.nodes(path, deep=False))
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        try:
+            data: bytes = self._helper.request("read", path=path, limit=limit)["data"]
+        except Refused as refused:
+            if refused.code in ("absent", "not-directory"):
+                return None
+            raise
+        return data
+
+    def usable(self) -> int:
+        space = self._helper.request("space")
+        return usable_bytes(space["free"], space["total"])
+
+    def create(self, entry: Injection, epoch: int, replace: bool) -> None:
+        """Write one entry whose parent directory exists."""
+        fields: dict[str, Any] = {"path": entry.path, "uid": entry.uid, "gid": entry.gid, "mtime": epoch}
+        if entry.symlink is not None:
+            self._helper.request("symlink", **fields, text=entry.symlink, replace=replace)
+        elif entry.is_directory:
+            self._helper.request("mkdir", **fields, mode=entry.mode)
+        else:
+            with _content(entry) as (size, content):
+                self._helper.request("write", content, **fields, mode=entry.mode, replace=replace, payload=size)
+
+
+@contextmanager
+def _content(entry: Injection) -> Iterator[tuple[int, Iterable[bytes]]]:
+    """Yield (size, pieces) of a file's content. We open sources, not the helper: it must not read for the user."""
+    if entry.source is None:
+        content = entry.content or b""
+        yield len(content), [content]
+        return
+    with entry.source.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        yield size, _pieces(file, size)
+
+
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while size:
+        chunk = file.read(min(size, _CHUNK))
+        if not chunk:
+            raise ImageError(f"{file.name} became shorter while it was read.", "Run the bake again.")
+        size -= len(chunk)
+        yield chunk
+
+
+def _node(fields: dict[str, Any]) -> Node:
+    kind = fields["kind"]
+    return Node(
+        fields["path"], kind, fields["mode"], fields["uid"], fields["gid"],
+        fields["size"] if kind in ("file", "symlink") else 0,
+        fields.get("sha256", ""), fields.get("symlink", ""),
+    )  # fmt: skip
+
+
+class LoopEditor:
+    """The `Editor` that mounts partitions through `helper`; see inject.Editor for its methods.
+
+    Every method mounts, works and unmounts, so between calls the image is an ordinary file again. Looking is done
+    on read-only mounts of read-only devices. `epoch` becomes the mtime of what is written; `work` is not needed.
+    """
+
+    def __init__(self, image: Path, work: Path, epoch: int, helper: Helper) -> None:
+        self._image = image.resolve()
+        self._epoch = epoch
+        self._helper = helper
+
+    def __enter__(self) -> Self:
+        self._seen = _Identity.of(self._image)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing stays mounted between calls."""
+
+    def apply(self, label: str, injections: Sequence[Injection]) -> None:
+        with self._mounted(label) as mount:
+            work = plan_work(label, injections, mount.kind_at)
+            check_space(label, work, mount.usable())
+        expected = expected_nodes(work)
+        with self._mounted(label, readonly=False) as mount:
+            for entry in work.created:
+                mount.create(entry, self._epoch, entry.path in work.removals)
+        # A new mount reads what reached the image, not what the kernel remembers of the writing.
+        with self._mounted(label) as mount:
+            check_written(label, expected, {node.path: node for path in expected for node in mount.nodes(path, False)})
+
+    def tree(self, label: str, under: str = "/") -> dict[str, Node]:
+        with self._mounted(label) as mount:
+            return {node.path: node for node in sorted(mount.nodes(under, deep=True), key=lambda node: node.path)}
+
+    def read(self, label: str, path: str, limit: int = 1 << 20) -> bytes | None:
+        with self._mounted(label) as mount:
+            return mount.read(path, limit)
+
+    def free_bytes(self, label: str) -> int:
+        with self._mounted(label) as mount:
+            return mount.usable()
+
+    @contextmanager
+    def _mounted(self, label: str, readonly: bool = True) -> Iterator[_Mount]:
+        partition = read_gpt(self._image).get(label)
+        partition = replace(partition, fs=probe_fs(self._image, partition.offset, partition.size))
+        if partition.fs not in FILESYSTEMS:
+            raise ImageError(f"The {label} partition has no filesystem that can be edited: {partition.fs or 'none'}.")
+        try:
+            with self._helper.mounted(self._image, self._seen, partition, readonly) as mount:
+                yield mount
+        except Refused as refused:
+            raise _fault(refused, f"{label} of {self._image}") from refused
+
+
+def _fault(refused: Refused, place: str) -> BakeError:
+    error, sentence, hint = _FAULTS[refused.code]
+    return error(sentence.format(place=place, path=refused.path, detail=refused.detail), hint)
+
+
+def loop_available(ask: bool = False) -> str | None:
+    """Try the loop backend for real: privileges, a loop device, both filesystems. None when all is there.
+
+    Otherwise the reason, as a sentence. `ask` lets sudo ask for a password on the terminal.
+    """
+    try:
+        with Helper(ask) as helper, TemporaryDirectory() as folder:
+            blank = Path(folder) / "blank"
+            blank.touch()
+            os.truncate(blank, _CHUNK)
+            for fs in FILESYSTEMS:
+                _try_driver(helper, blank, fs)
+    except EnvironmentFault as fault:
+        return fault.message
+    return None
+
+
+def _try_driver(helper: Helper, blank: Path, fs: str) -> None:
+    """Mount a file of zeros: that no such filesystem is found shows that everything before it works."""
+    partition = Partition("", 0, "", "", 0, 0, blank.stat().st_size, fs)
+    try:
+        with helper.mounted(blank, _Identity.of(blank), partition, readonly=True):
+            pass
+    except Refused as refused:
+        if refused.code != "bad-filesystem":
+            raise _fault(refused, f"an image with {fs}") from refused
