@@ -54,5 +54,6 @@ def _firmware(job: Job, extra: ExtraFile, target: Path) -> None:
         clone(stored.path, target)
         return
     local = firmware_files(job.plan.arch)
-    source = local.code if extra.firmware == "code" else local.vars
-    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", source, target])
+    code = extra.firmware == "code"
+    source, source_format = (local.code, local.code_format) if code else (local.vars, local.vars_format)
+    run(["qemu-img", "convert", "-f", source_format, "-O", "qcow2", source, target])

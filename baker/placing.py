@@ -10,6 +10,7 @@ from baker.model import Injection, InstallTarget, Sysext
 from baker.request import InstallTo
 from baker.sysupdate import update_injections
 
+
 @dataclass(frozen=True)
 class ReadySysext:
     """A sysext that was fetched and admitted, with its sysupdate config if it has one.

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from baker.offline import OfflineEditor
+from cli import flatcar_bake, release_environment
 
 from baker.disk import DiskTable, read_table
 from baker.model import Partition
-from baker.offline import OfflineEditor
 from baker.run import run
-from tests.cli import flatcar_bake, release_environment
 
 QEMU_IMAGE = "flatcar_production_qemu_uefi_image.img"
 GENERIC_IMAGE = "flatcar_production_image.bin"
@@ -132,9 +132,7 @@ QEMU_OUTPUTS = {
 }
 
 
-def test_a_bake_changes_nothing_but_root(
-    stand_in: Path, env: dict[str, str], wasmtime: str, tmp_path: Path
-) -> None:
+def test_a_bake_changes_nothing_but_root(stand_in: Path, env: dict[str, str], wasmtime: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = flatcar_bake("--fetch", "-o", out, f"wasmtime:{wasmtime}", env=env)
     assert done.returncode == 0, done.stderr
@@ -151,9 +149,7 @@ def test_published_and_generic_bases_give_the_same_root_and_oem(
     trees = []
     for base in ("generic", "published"):
         out = tmp_path / base
-        done = flatcar_bake(
-            "--fetch", "-v", "qemu_uefi", "--base", base, "-o", out, f"wasmtime:{wasmtime}", env=env
-        )
+        done = flatcar_bake("--fetch", "-v", "qemu_uefi", "--base", base, "-o", out, f"wasmtime:{wasmtime}", env=env)
         assert done.returncode == 0, done.stderr
         raw = raw_of(out / QEMU_IMAGE, out)
         check_disk(raw, out)
@@ -184,9 +180,7 @@ def test_several_sysexts_and_vendors_in_one_bake_with_a_plus_in_a_name(
         assert not any("oem-qemu" in path for path in editor.tree("OEM"))
 
 
-def test_a_sysext_on_the_oem_partition_is_linked_from_root(
-    env: dict[str, str], wasmtime: str, tmp_path: Path
-) -> None:
+def test_a_sysext_on_the_oem_partition_is_linked_from_root(env: dict[str, str], wasmtime: str, tmp_path: Path) -> None:
     done = flatcar_bake(
         "--fetch", "-v", "qemu_uefi", "--install-to", "oem:/sysext", "-o", tmp_path, f"wasmtime:{wasmtime}", env=env
     )

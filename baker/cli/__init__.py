@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from baker.errors import BakeError
 
-COMMANDS = ("bake", "inspect", "vendors", "fetch", "cache", "doctor", "boot")
 _GLOBAL = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 
 
@@ -34,9 +33,11 @@ def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
 
 def with_default_command(words: list[str]) -> list[str]:
     """`bake` is what the program does: its name may be left out before NAME:FILE or an option."""
-    if not words or words[0] in COMMANDS or words[0] in _GLOBAL:
-        return words
-    return ["bake", *words]
+    from baker.cli.app import COMMANDS
+
+    if not words:
+        return ["--help"]
+    return words if words[0] in COMMANDS or words[0] in _GLOBAL else ["bake", *words]
 
 
 def main() -> NoReturn:
@@ -48,9 +49,12 @@ def main() -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminate)
     try:
-        from baker.cli.app import app
+        from baker.cli.app import build
 
-        app(args=with_default_command(words) or ["--help"], prog_name="flatcar-bake", standalone_mode=True)
+        words = with_default_command(words)
+        completing = "_FLATCAR_BAKE_COMPLETE" in os.environ
+        app = build() if completing else build(words[0])
+        app(args=words, prog_name="flatcar-bake")
         code = 0
     except BakeError as error:
         if debug:

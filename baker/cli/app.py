@@ -1,24 +1,24 @@
-"""The typer application: every command, registered by name."""
+"""The typer application. Commands are loaded one by one: a user calls one at a time, and help must answer at once."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from baker import __version__
-from baker.cli.bake import bake
-from baker.cli.boot import boot
-from baker.cli.cache import cache_app
-from baker.cli.doctor import doctor
-from baker.cli.fetch import fetch
-from baker.cli.inspect import inspect
-from baker.cli.vendors import vendors
 
-app = typer.Typer(
-    name="flatcar-bake", add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+# Name: (module, attribute, first line of its help). The line is repeated here so that the overview needs no import.
+COMMANDS = {
+    "bake": ("baker.cli.bake", "bake", "Bake sysexts into a Flatcar image for a vendor."),
+    "inspect": ("baker.cli.inspect", "inspect", "Show the partitions, release and sysexts of an image."),
+    "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that its extensions merge."),
+    "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
+    "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it, without baking."),
+    "cache": ("baker.cli.cache", "cache_app", "See and empty the cache of verified downloads."),
+    "doctor": ("baker.cli.doctor", "doctor", "Check that this machine has what a bake needs, or clean up."),
+}
 
 
 def _version(wanted: bool) -> None:
@@ -27,21 +27,42 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    epilog="`bake` is the default: flatcar-bake --vendor qemu_uefi wasmtime:wasmtime-24.0.0-x86-64.raw",
-)
-def root(
+def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Put system extensions into Flatcar Container Linux images: verified, rootless, without the SDK."""
+    """Put system extensions into Flatcar Container Linux images: verified, rootless, without the SDK.
+
+    `bake` is the default command:
+
+    \b
+      flatcar-bake --fetch --vendor qemu_uefi wasmtime:wasmtime-24.0.0-x86-64.raw
+      flatcar-bake bake --help
+    """
 
 
-app.command("bake")(bake)
-app.command("inspect")(inspect)
-app.command("boot")(boot)
-app.command("vendors")(vendors)
-app.command("fetch")(fetch)
-app.add_typer(cache_app, name="cache")
-app.command("doctor")(doctor)
+def build(*names: str) -> typer.Typer:
+    """The application with the commands `names` in full, and the others as entries of the overview; none: all in full.
+
+    Shell completion needs all of them.
+    """
+    app = typer.Typer(
+        name="flatcar-bake", pretty_exceptions_enable=False, rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+    app.callback()(_root)
+    for name, (module, attribute, summary) in COMMANDS.items():
+        if names and name not in names:
+            app.command(name, help=summary)(_entry)
+            continue
+        command = getattr(import_module(module), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _entry() -> None:
+    """Stands for a command that was not asked for."""

@@ -172,7 +172,7 @@ def bake(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Bake sysexts into a Flatcar image and write it in a vendor's format."""
+    """Bake sysexts into a Flatcar image for a vendor."""
     from baker.console import make_console
     from baker.plan import make_plan
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from baker.cli import options
+
+if TYPE_CHECKING:
+    from baker.cache import Item
 
 cache_app = typer.Typer(help="See and empty the cache of verified downloads.", no_args_is_help=True)
 
@@ -19,12 +22,12 @@ def list_entries(cache_dir: options.CacheDirOption = None, json: options.JsonOpt
 
     from baker.console import Console
 
-    entries = options.open_services(Console(), cache_dir=cache_dir).cache.list()
+    entries = options.open_services(Console(), cache_dir=cache_dir).cache.items()
     if json:
-        typer.echo(dumps([entry.as_dict() for entry in entries], indent=2))
+        typer.echo(dumps([_row(entry) for entry in entries], indent=2))
         return
     for entry in entries:
-        used = strftime("%Y-%m-%d %H:%M", gmtime(entry.last_use))
+        used = strftime("%Y-%m-%d %H:%M", gmtime(entry.used))
         typer.echo(f"{entry.size / 1e6:9.1f} MB  {used}  {entry.name}")
 
 
@@ -53,7 +56,11 @@ def prune(
     cache = options.open_services(Console(), cache_dir=cache_dir).cache
     removed = cache.prune(0 if everything else None if limit is None else limit * 1_000_000)
     if json:
-        typer.echo(dumps([entry.as_dict() for entry in removed], indent=2))
+        typer.echo(dumps([_row(entry) for entry in removed], indent=2))
         return
     for entry in removed:
         typer.echo(f"removed {entry.name} ({entry.size / 1e6:.1f} MB)")
+
+
+def _row(item: Item) -> dict[str, object]:
+    return {"name": item.name, "size": item.size, "last_use": int(item.used), "path": str(item.path)}

@@ -27,7 +27,10 @@ def doctor(
     json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Check that this machine has what a bake needs, and say which package brings what is missing."""
+    """Check that this machine has what a bake needs, or clean up.
+
+    Says which package brings what is missing, and tries both backends for real.
+    """
     from json import dumps
 
     from baker import doctor as doctoring

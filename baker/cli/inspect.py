@@ -15,7 +15,7 @@ def inspect(
     json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Show what is in an image: partitions, release, OEM, baked sysexts, free space."""
+    """Show the partitions, release and sysexts of an image."""
     from json import dumps
     from tempfile import TemporaryDirectory
 
