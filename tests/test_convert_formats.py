@@ -16,12 +16,12 @@ QCOW2 = DiskFormat("qcow2", (("compat", "0.10"),), compress=True)
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """A 64 MiB disk with data at the start, in the middle and in the last sector."""
+    """A 64 MiB disk with data at the start, a megabyte of it in the middle, and in the last sector."""
     path = tmp_path / "disk.raw"
     with path.open("wb") as file:
         file.truncate(64 << 20)
-        for offset in (0, 20 << 20, (64 << 20) - 512):
-            os.pwrite(file.fileno(), os.urandom(512), offset)
+        for offset, length in ((0, 512), (20 << 20, 1 << 20), ((64 << 20) - 512, 512)):
+            os.pwrite(file.fileno(), os.urandom(length), offset)
     return path
 
 
