@@ -1,0 +1,139 @@
+"""bake.toml: a bake written down. Its keys are the command line's options, and options win over it.
+
+    release = "lts"
+    vendors = ["generic", "qemu_uefi"]
+    sysexts = ["wasmtime@24.0.0", "tools:./tools.raw"]
+
+A sysext can also be a table: `[[sysexts]]` with `name` and one of `file`, `version`, or `url` with `sha256`.
+Relative paths are relative to the file itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from baker.errors import UsageError
+from baker.model import Arch
+from baker.schema import Table, load_toml, suggest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BakeFile:
+    """What a bake.toml says; None for what it leaves open. `sysexts` are words as on the command line."""
+
+    sysexts: tuple[str, ...] | None = None
+    fetch: bool | None = None
+    vendors: tuple[str, ...] | None = None
+    arch: Arch | None = None
+    release: str | None = None
+    install_to: str | None = None
+    output_dir: Path | None = None
+    image: Path | None = None
+    base: str | None = None
+    backend: str | None = None
+    updates: bool | None = None
+    allow: tuple[str, ...] | None = None
+    mirror: str | None = None
+    bakery: str | None = None
+    signing_key: Path | None = None
+    fingerprint: str | None = None
+    jobs: int | None = None
+
+
+def load(path: Path) -> BakeFile:
+    """Read a bake.toml. Raises UsageError naming file and key for bad syntax, unknown keys and wrong types."""
+    return _Reader(path).read()
+
+
+class _Reader:
+    def __init__(self, path: Path) -> None:
+        self._where, self._folder = str(path), path.absolute().parent
+        self._values = load_toml(path)
+        self._table = Table(self._values, self._where)
+
+    def read(self) -> BakeFile:
+        fetch = self._optional("fetch", bool)
+        file = BakeFile(
+            sysexts=self._sysexts(bool(fetch)), fetch=fetch, vendors=self._strings("vendors"),
+            arch=self._arch(), release=self._optional("release", str), install_to=self._optional("install_to", str),
+            output_dir=self._path("output_dir"), image=self._path("image"),
+            base=self._choice("base", ("auto", "generic", "published")),
+            backend=self._choice("backend", ("auto", "offline", "loop")),
+            updates=self._optional("updates", bool), allow=self._strings("allow"),
+            mirror=self._address("mirror"), bakery=self._address("bakery"), signing_key=self._path("signing_key"),
+            fingerprint=self._optional("fingerprint", str), jobs=self._jobs(),
+        )  # fmt: skip
+        self._table.done()
+        return file
+
+    def _optional(self, key: str, kind: type[T]) -> T | None:
+        value = self._table.take(key, kind, kind())
+        return value if key in self._values else None
+
+    def _strings(self, key: str) -> tuple[str, ...] | None:
+        value = self._table.strings(key, ())
+        return value if key in self._values else None
+
+    def _choice(self, key: str, choices: tuple[str, ...]) -> str | None:
+        value = self._optional(key, str)
+        if value is not None and value not in choices:
+            raise UsageError(
+                f"{self._where}: {key} must be one of {', '.join(choices)}, not {value!r}.", suggest(value, choices)
+            )
+        return value
+
+    def _arch(self) -> Arch | None:
+        value = self._choice("arch", tuple(Arch))
+        return None if value is None else Arch(value)
+
+    def _jobs(self) -> int | None:
+        value = self._optional("jobs", int)
+        if value is not None and value < 1:
+            raise UsageError(f"{self._where}: jobs must be at least 1, not {value}.")
+        return value
+
+    def _path(self, key: str) -> Path | None:
+        value = self._optional(key, str)
+        return None if value is None else self._folder / value
+
+    def _address(self, key: str) -> str | None:
+        """A URL, or a folder."""
+        value = self._optional(key, str)
+        return value if value is None or "://" in value else str(self._folder / value)
+
+    def _sysexts(self, fetch: bool) -> tuple[str, ...] | None:
+        items: list[Any] | None = self._optional("sysexts", list)
+        if items is None:
+            return None
+        return tuple(self._sysext(item, number, fetch) for number, item in enumerate(items, 1))
+
+    def _sysext(self, item: Any, number: int, fetch: bool) -> str:
+        where = f"{self._where}, sysexts {number}"
+        if isinstance(item, str):
+            name, colon, file = item.partition(":")
+            remote = file.startswith(("http://", "https://")) or (fetch and "/" not in file)
+            return item if not colon or not file or remote else f"{name}:{self._folder / file}"
+        if not isinstance(item, dict):
+            raise UsageError(f"{where} must be a string or a table, not {item!r}.", 'For example "wasmtime@24.0.0".')
+        return self._sysext_table(Table(item, where), where, item)
+
+    def _sysext_table(self, table: Table, where: str, given: dict[str, Any]) -> str:
+        name = table.take("name", str)
+        origins = {key: table.take(key, str, "") for key in ("file", "url", "version")}
+        digest = table.take("sha256", str, "")
+        table.done()
+        if len([key for key in origins if key in given]) != 1 or not any(origins.values()):
+            raise UsageError(f"{where} ({name}) needs exactly one of file, url and version.")
+        if ("url" in given) != ("sha256" in given):
+            raise UsageError(f"{where} ({name}): sha256 goes with url, and with nothing else.")
+        if origins["version"]:
+            return f"{name}@{origins['version']}"
+        return (
+            f"{name}:{self._folder / origins['file']}"
+            if origins["file"]
+            else f"{name}:{origins['url']}#sha256={digest}"
+        )
