@@ -43,18 +43,11 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
 
 def _manifest(job: Job, bases: list[Base], sysexts: list[ReadySysext], artifacts: list[Artifact]) -> BakeManifest:
     plan = job.plan
-    target = plan.install_to.target.label
     return BakeManifest(
         plan_id=plan.id, version=bases[0].version, channel=plan.release.channel if plan.release else "",
         arch=plan.arch, install_to=f"{plan.install_to.target}:{plan.install_to.directory}", backend=plan.backend,
         epoch=plan.epoch, inputs=tuple(sorted(job.inputs, key=lambda item: (item["kind"], item["name"]))),
-        sysexts=tuple(
-            sysext_record(
-                item.sysext, item.origin, f"{target}:{plan.install_to.path(item.sysext.name, item.file_name)}",
-                item.config_name, item.findings,
-            )
-            for item in sysexts
-        ),
+        sysexts=tuple(sysext_record(item, plan.install_to) for item in sysexts),
         decisions=tuple(f"{item.vendor.name}: {item.base} ({item.why})" for item in plan.vendors),
         outputs=tuple(artifacts), tools=tool_versions(),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from baker.plan import PlannedSysext, PlannedVendor, choose_source
 from baker.services import Services
 from baker.store import StoredDisk, StoredFile
 from baker.sysext import builtins_replaced, read_sysext
-from baker.sysupdate import lint_config
+from baker.sysupdate import lint_config, matches, parse_config
 from baker.vendor import find_vendors
 
 
@@ -126,15 +126,31 @@ def _config(job: Job, item: PlannedSysext) -> Path | None:
     if not item.config:
         return None
     if item.origin == "local":
+        _check_recognised(job, item, Path(item.config).read_bytes())
         return Path(item.config)
     stored = job.services.store.bakery(job.services.bakery, item.config)
     job.inputs.append(input_record(stored, "sysupdate config"))
+    data = stored.path.read_bytes()
     if not stored.verified:
-        problem = lint_config(stored.path.read_bytes(), item.name)
+        problem = lint_config(data, item.name)
         if problem:
             raise ImageError(f"The bakery's {item.config} is not covered by SHA256SUMS, and {problem}.")
         job.console.note(f"{item.config} is not listed in SHA256SUMS; its content was checked instead")
+    _check_recognised(job, item, data)
     return stored.path
+
+
+def _check_recognised(job: Job, item: PlannedSysext, config: bytes) -> None:
+    """Warn when systemd-sysupdate will not know the baked file for one of its own: it would download it again."""
+    try:
+        patterns = parse_config(config).target_patterns
+    except ImageError as error:
+        raise ImageError(f"The sysupdate config {Path(item.config).name} {error.message}.") from error
+    if not any(matches(pattern, item.file_name, job.plan.arch) for pattern in patterns):
+        job.console.warn(
+            f"{item.file_name} does not match {' or '.join(patterns) or 'any pattern'} of {Path(item.config).name}, "
+            "so systemd-sysupdate will not recognise it as an installed version."
+        )
 
 
 def fetch_release(

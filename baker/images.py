@@ -33,7 +33,7 @@ def stage_roots(job: Job, bases: Sequence[Base], root: list[Injection]) -> list[
 
     What is equal for several vendors is done once; they part only afterwards.
     """
-    stages = []
+    stages: list[Stage] = []
     for base in bases:
         layouts = list(dict.fromkeys(item.vendor.layout for item in base.vendors))
         for number, layout in enumerate(layouts):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from baker import __version__
-from baker.model import Artifact, Sysext
+from baker.model import Artifact
+from baker.placing import ReadySysext
+from baker.request import InstallTo
 from baker.run import find, run
 from baker.sparse import file_sha256
 from baker.store import StoredDisk, StoredFile
@@ -92,13 +93,15 @@ def input_record(stored: StoredFile | StoredDisk, kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sysext_record(sysext: Sysext, origin: str, installed: str, config: str, findings: Iterable[str]) -> dict[str, Any]:
+def sysext_record(item: ReadySysext, install_to: InstallTo) -> dict[str, Any]:
     """One baked sysext: its metadata, where it came from, where it is in the image, and what was overlooked."""
+    sysext = item.sysext
     return {
-        "name": sysext.name, "file": sysext.path.name, "origin": origin, "sha256": sysext.sha256, "size": sysext.size,
-        "id": sysext.os_id, "version_id": sysext.version_id, "sysext_level": sysext.sysext_level,
-        "architecture": sysext.architecture, "installed": installed, "sysupdate_config": config,
-        "findings": list(findings),
+        "name": sysext.name, "file": item.file_name, "origin": item.origin, "sha256": sysext.sha256,
+        "size": sysext.size, "id": sysext.os_id, "version_id": sysext.version_id,
+        "sysext_level": sysext.sysext_level, "architecture": sysext.architecture,
+        "installed": f"{install_to.target.label}:{install_to.path(sysext.name, item.file_name)}",
+        "sysupdate_config": item.config_name, "findings": list(item.findings), "turns_off": list(item.builtins),
     }  # fmt: skip
 
 

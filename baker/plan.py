@@ -24,7 +24,7 @@ from baker.model import Arch, InstallTarget, Release
 from baker.request import BakeRequest, InstallTo, SysextRequest
 from baker.run import need
 from baker.services import Services
-from baker.sources import find_config, pick_bakery_version
+from baker.sources import bakery_digest, find_config, pick_bakery_version
 from baker.sparse import file_sha256
 from baker.sysext import read_sysext
 from baker.vendor import Vendor, find_vendors
@@ -238,10 +238,10 @@ def _sysext(item: SysextRequest, request: BakeRequest, version: str | None, serv
                 f"Append the digest: {item.name}:{item.url}#sha256=HEX",
             )
     else:
-        names = services.store.bakery_names(services.bakery)
+        names = services.bakery_files(item.name)
         file_name = item.bakery_file or pick_bakery_version(item.name, item.version, request.arch, names)
         origin, location = "bakery", file_name
-        digest = services.bakery_digest(file_name, names)
+        digest = bakery_digest(file_name, names)
         config = find_config(item.name, file_name, services)
     check_file_name(file_name)
     return PlannedSysext(

@@ -6,15 +6,14 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import quote
+from typing import Self
 
 from baker.cache import Cache
 from baker.console import Console
 from baker.errors import UsageError
-from baker.fetch import Fetcher
+from baker.fetch import Fetcher, FileMissing
 from baker.model import Arch, Release
-from baker.release import Mirror, resolve
-from baker.sources import bakery_digest
+from baker.release import Mirror, join_url, resolve
 from baker.store import Store
 from baker.vendor import Vendor, load_vendors
 from baker.verify import FLATCAR_FINGERPRINT, Verifier
@@ -52,6 +51,15 @@ class Services:
         self.mirror = Mirror(settings.mirror)
         self.fetcher = Fetcher(console)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "store" in self.__dict__:
+            self.store.close()
+        if "cache" in self.__dict__:
+            self.cache.close()
+
     @cached_property
     def vendors(self) -> dict[str, Vendor]:
         """The vendor catalogue by name."""
@@ -59,12 +67,13 @@ class Services:
 
     @cached_property
     def cache(self) -> Cache:
-        return Cache(self.settings.cache_dir or default_cache_folder(), self.settings.cache_limit)
+        """Verified downloads, shared by all bakes of a user."""
+        return Cache(self.settings.cache_dir or default_cache_folder(), self.settings.cache_limit, self.console)
 
     @cached_property
     def store(self) -> Store:
         """Verified files of releases and bakeries."""
-        return Store(self.cache, self.fetcher, self.mirror, self._verifier, self.console)
+        return Store(self.cache, self.fetcher, self.mirror, self._verifier, self.console, self.settings.fingerprint)
 
     def _verifier(self) -> Verifier:
         """A verifier for the pinned fingerprint. The key itself may come from anywhere: the pin decides."""
@@ -88,8 +97,11 @@ class Services:
 
     def in_bakery(self, name: str) -> bool:
         """Whether the bakery has this file."""
-        return self.fetcher.size(f"{self.bakery}/{quote(name) if '://' in self.bakery else name}") is not None
+        return self.fetcher.size(join_url(self.bakery, name)) is not None
 
-    def bakery_digest(self, name: str, names: dict[str, str]) -> str:
-        """The sha256 of a bakery file according to the bakery's SHA256SUMS."""
-        return bakery_digest(name, names)
+    def bakery_files(self, name: str) -> dict[str, str]:
+        """File name → sha256 of a bakery, or where it has no common list, of one sysext's own folder there."""
+        try:
+            return self.store.bakery_names(self.bakery)
+        except FileMissing:
+            return self.store.bakery_names(join_url(self.bakery, name))

@@ -187,9 +187,11 @@ def bake(
     console = make_console(progress, quiet)
     with ExitStack() as stack:
         stack.callback(console.close)
-        services = options.open_services(
-            console, mirror=chosen["mirror"], bakery=chosen["bakery"], signing_key=chosen["signing_key"],
-            fingerprint=chosen["fingerprint"], cache_dir=cache_dir, vendors=vendors,
+        services = stack.enter_context(
+            options.open_services(
+                console, mirror=chosen["mirror"], bakery=chosen["bakery"], signing_key=chosen["signing_key"],
+                fingerprint=chosen["fingerprint"], cache_dir=cache_dir, vendors=vendors,
+            )
         )  # fmt: skip
         plan = make_plan(request, services)
         if plan_only:

@@ -22,7 +22,8 @@ def list_entries(cache_dir: options.CacheDirOption = None, json: options.JsonOpt
 
     from baker.console import Console
 
-    entries = options.open_services(Console(), cache_dir=cache_dir).cache.items()
+    with options.open_services(Console(), cache_dir=cache_dir) as services:
+        entries = services.cache.items()
     if json:
         typer.echo(dumps([_row(entry) for entry in entries], indent=2))
         return
@@ -53,8 +54,8 @@ def prune(
 
     from baker.console import Console
 
-    cache = options.open_services(Console(), cache_dir=cache_dir).cache
-    removed = cache.prune(0 if everything else None if limit is None else limit * 1_000_000)
+    with options.open_services(Console(), cache_dir=cache_dir) as services:
+        removed = services.cache.prune(0 if everything else None if limit is None else limit * 1_000_000)
     if json:
         typer.echo(dumps([_row(entry) for entry in removed], indent=2))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -44,14 +45,15 @@ def fetch(
     from baker.gather import fetch_release
 
     console = make_console(progress, quiet)
-    try:
-        services = options.open_services(
-            console, mirror=mirror, signing_key=signing_key, fingerprint=fingerprint, cache_dir=cache_dir,
-            vendors=vendors,
+    with ExitStack() as stack:
+        stack.callback(console.close)
+        services = stack.enter_context(
+            options.open_services(
+                console, mirror=mirror, signing_key=signing_key, fingerprint=fingerprint, cache_dir=cache_dir,
+                vendors=vendors,
+            )
         )  # fmt: skip
         files = fetch_release(services, release or "stable", arch, tuple(vendor or ("generic",)), base)
-    finally:
-        console.close()
     if json:
         rows = [{"name": item.name, "sha256": item.sha256, "path": str(Path(item.path))} for item in files]
         typer.echo(dumps(rows, indent=2))
