@@ -18,6 +18,7 @@ from typing import Protocol
 from baker.erofs import MAGIC as EROFS_MAGIC
 from baker.erofs import Damaged, Unsupported
 from baker.errors import ImageError, UsageError
+from baker.gpt import read_gpt
 from baker.model import Node
 from baker.readers import Erofs, Ext, Squashfs, make_node
 
@@ -128,9 +129,11 @@ def _open_at(path: Path, fd: int, fs: str, offset: int, size: int) -> Contents:
 
 def _open_ddi(path: Path, fd: int) -> Contents:
     """The tree of a disk image's root or usr partition."""
-    from baker.disk import read_table
-
-    for partition in read_table(path).partitions:
+    try:
+        table = read_gpt(path)
+    except ImageError as error:
+        raise Damaged(f"has a damaged partition table: {error.message.rstrip('.')}") from error
+    for partition in table.partitions:
         if partition.type_guid.lower() in _ROOT_TYPES + _USR_TYPES:
             inner = _kind(fd, partition.offset)
             contents = _open_at(path, fd, inner, partition.offset, partition.size)

@@ -71,7 +71,7 @@ class ErofsReader:
         self._fd, self._offset, self._size = fd, offset, size
         raw = self._read(SUPERBLOCK_OFFSET, 128)
         magic, _, _, block_bits, _, root = struct.unpack_from("<IIIBBH", raw)
-        blocks, self._meta_block = struct.unpack_from("<II", raw, 36)
+        blocks, meta_block = struct.unpack_from("<II", raw, 36)
         features = struct.unpack_from("<I", raw, 80)[0]
         if magic != MAGIC:
             raise Damaged("has no EROFS superblock")
@@ -79,7 +79,8 @@ class ErofsReader:
             raise Unsupported(f"it uses EROFS features we do not know (0x{features & ~_KNOWN_FEATURES:x})")
         if not 9 <= block_bits <= 16:
             raise Damaged("has a damaged EROFS superblock: the block size makes no sense")
-        self._block = 1 << block_bits
+        self._block: int = 1 << block_bits
+        self._metadata: int = meta_block * self._block
         if blocks * self._block > size:
             raise Damaged(f"is cut short: {size} of {blocks * self._block} bytes are there")
         self.root = self.inode(root)
@@ -88,7 +89,7 @@ class ErofsReader:
 
     def inode(self, nid: int) -> Inode:
         """Read one inode by its number."""
-        at = self._meta_block * self._block + nid * 32
+        at = self._metadata + nid * 32
         form, xattrs, mode = struct.unpack_from("<HHH", self._read(at, 32))
         layout = form >> 1 & 0x7
         if form & 1:
