@@ -25,7 +25,8 @@ LTS_YEARS = {2021: 2605, 2022: 3033, 2023: 3510, 2024: 4081}
 """The major version behind each year of LTS, as Flatcar's `releases-lts-YEAR.json` files map them."""
 
 _FEED_LIMIT = 64 << 20
-_VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})(\+[A-Za-z0-9][A-Za-z0-9.-]*)?")
+_RELEASES_HINT = "https://www.flatcar.org/releases lists all releases."
+_VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})(\+[A-Za-z0-9][A-Za-z0-9.-]*)?")
 _LAST_IRREGULAR_MAJOR = 2605  # up to here beta and stable shared their minor numbers
 _FIRST_LTS_MINOR = 10  # 2605, the first LTS, went on counting minors where stable had stopped
 
@@ -121,7 +122,7 @@ class Feed:
         found = [entry for entry in self._stream(channel, lts_year) if arch.feed_name in entry.architectures]
         if not found:
             stream = f"{channel}-{lts_year}" if lts_year else channel
-            raise UsageError(f"No {stream} release for {arch} is known.", "See `flatcar-bake list-releases`.")
+            raise UsageError(f"No {stream} release for {arch} is known.", _RELEASES_HINT)
         return max(found, key=lambda entry: version_key(entry.version))
 
     def _stream(self, channel: Channel, lts_year: int | None) -> list[FeedEntry]:
@@ -218,7 +219,7 @@ def resolve(request: str, arch: Arch, mirror: Mirror, store: Store) -> Release:
         return _Resolver(arch, mirror, store).version(request)
     if request == "current":
         return _Resolver(arch, mirror, store).newest(Channel.STABLE, None)
-    year = re.fullmatch(r"lts-(\d{4})", request)
+    year = re.fullmatch(r"lts-([0-9]{4})", request)
     if year:
         return _Resolver(arch, mirror, store).newest(Channel.LTS, int(year[1]))
     if request in set(Channel):

@@ -24,7 +24,7 @@ from baker.fetch import Fetcher, FileMissing, StreamRestarted, file_name, local_
 from baker.model import Release
 from baker.release import Mirror, join_url
 from baker.sparse import content_digest
-from baker.verify import FLATCAR_FINGERPRINT, Signer, Verifier, parse_sha256sums
+from baker.verify import FLATCAR_FINGERPRINT, Signer, Verifier, normalize_fingerprint, parse_sha256sums
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Store:
     ) -> None:
         self.console = console
         self._cache, self._fetcher, self._mirror = cache, fetcher, mirror
-        self._fingerprint = fingerprint
+        self._fingerprint = normalize_fingerprint(fingerprint)
         self._new_verifier = verifier
         self._opened: Verifier | None = None
         self._guard = threading.Lock()

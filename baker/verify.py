@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from baker.errors import VerificationError
+from baker.errors import UsageError, VerificationError
 from baker.run import run, spawn
 
 FLATCAR_FINGERPRINT = "F88CFEDEFF29A5B4D9523864E25D9AED0593B34A"
@@ -211,10 +211,10 @@ class Verifier:
 
 
 def normalize_fingerprint(text: str) -> str:
-    """A fingerprint as gpg prints it in status lines: upper case, no spaces. VerificationError if it is none."""
+    """A fingerprint as gpg prints it in status lines: upper case, no spaces. UsageError if it is none."""
     plain = re.sub(r"\s", "", text).upper().removeprefix("0X")
     if not re.fullmatch(r"[0-9A-F]{40}|[0-9A-F]{64}", plain):
-        raise VerificationError(
+        raise UsageError(
             f"{text!r} is not a full key fingerprint.", "It has 40 hexadecimal digits; short key ids can be forged."
         )
     return plain
