@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
+from baker.debugfs import DebugfsRefused
 from baker.erofs import MAGIC as EROFS_MAGIC
 from baker.erofs import Damaged, Unsupported
 from baker.errors import ImageError, UsageError
@@ -77,14 +79,24 @@ def open_contents(path: Path) -> Iterator[Opened]:
         fs = _kind(file.fileno(), 0)
         if not fs:
             raise ImageError(f"{path.name} is not a sysext: it {_lookalike(file.read(512))}.")
-        try:
+        with TemporaryDirectory() as folder, _naming(path):
+            source = _Source(path.absolute(), file.fileno(), Path(folder))
             try:
-                opened = Opened(fs, _open_at(path, file.fileno(), fs, 0, path.stat().st_size))
+                opened = Opened(fs, _open_at(source, fs, 0, path.stat().st_size))
             except Unsupported as reason:
                 opened = Opened(fs, None, str(reason))
             yield opened
-        except Damaged as predicate:
-            raise ImageError(f"{path.name} {predicate}.", "Fetch or build it again.") from predicate
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give errors about the image its name."""
+    try:
+        yield
+    except Damaged as predicate:
+        raise ImageError(f"{path.name} {predicate}.", "Fetch or build it again.") from predicate
+    except DebugfsRefused as error:
+        raise ImageError(f"{path.name} is damaged: {error.message}", "Fetch or build it again.") from error
 
 
 def _kind(fd: int, offset: int) -> str:
@@ -115,28 +127,37 @@ def _lookalike(begin: bytes) -> str:
     return known[0] if known else f"begins with {begin[:8].hex(' ')}, which is no filesystem we know"
 
 
-def _open_at(path: Path, fd: int, fs: str, offset: int, size: int) -> Contents:
+@dataclass(frozen=True)
+class _Source:
+    """An image file, open, and an empty folder for the programs that read it."""
+
+    path: Path
+    fd: int
+    folder: Path
+
+
+def _open_at(source: _Source, fs: str, offset: int, size: int) -> Contents:
     if fs == "squashfs":
-        return Squashfs(path, offset, size)
+        return Squashfs(source.path, offset, size)
     if fs == "ext4":
-        return Ext(path, offset)
+        return Ext(source.path, offset, size, source.folder)
     if fs == "erofs":
-        return Erofs(path, fd, offset, size)
+        return Erofs(source.path, source.fd, offset, size)
     if fs == "ddi" and offset == 0:
-        return _open_ddi(path, fd)
+        return _open_ddi(source)
     raise Unsupported(f"we cannot look inside {fs or 'an unknown filesystem'} without mounting it")
 
 
-def _open_ddi(path: Path, fd: int) -> Contents:
+def _open_ddi(source: _Source) -> Contents:
     """The tree of a disk image's root or usr partition."""
     try:
-        table = read_gpt(path)
+        table = read_gpt(source.path)
     except ImageError as error:
         raise Damaged(f"has a damaged partition table: {error.message.rstrip('.')}") from error
     for partition in table.partitions:
         if partition.type_guid.lower() in _ROOT_TYPES + _USR_TYPES:
-            inner = _kind(fd, partition.offset)
-            contents = _open_at(path, fd, inner, partition.offset, partition.size)
+            inner = _kind(source.fd, partition.offset)
+            contents = _open_at(source, inner, partition.offset, partition.size)
             return _BelowUsr(contents) if partition.type_guid.lower() in _USR_TYPES else contents
     raise Unsupported("the disk image has no partition of the type root or usr")
 
