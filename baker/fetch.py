@@ -54,9 +54,12 @@ class _Transient(Exception):
 
 def local_path(url: str) -> Path | None:
     """The path behind a `file://` URL or a plain path; None for everything that needs a network."""
-    parts = urlsplit(url)
     if "://" not in url:
         return Path(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise NetworkError(f"{url} is no address: {error}.") from None
     if parts.scheme != "file":
         return None
     if parts.netloc not in ("", "localhost"):

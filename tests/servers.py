@@ -10,6 +10,7 @@ import email.utils
 import hashlib
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -135,10 +136,13 @@ class MirrorServer:
     seen: list[Seen] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
     """Set it to end every stall."""
+    tls: ssl.SSLContext | None = None
 
     def __enter__(self) -> MirrorServer:
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.mirror = self
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
         return self
@@ -151,7 +155,7 @@ class MirrorServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._server.server_address[1]}"
 
     def on(self, path: str, fault: Fault) -> None:
         """Let `fault` apply to every request for a path."""
