@@ -7,6 +7,7 @@ Everything that decides is here, so that offline and loop edits accept, refuse a
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -77,6 +78,12 @@ def parents(path: str) -> list[str]:
     """The directories above an absolute path, outermost first, without the root: /a/b/c gives [/a, /a/b]."""
     names = path.split("/")[1:-1]
     return ["/" + "/".join(names[: count + 1]) for count in range(len(names))]
+
+
+def kind_of(mode: int) -> str:
+    """The `Node.kind` of a file mode with type bits."""
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
+    return kinds.get(stat.S_IFMT(mode), "other")
 
 
 def check_paths(injections: Iterable[Injection]) -> None:

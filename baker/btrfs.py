@@ -1,0 +1,300 @@
+"""Editing a btrfs partition inside a raw image without root: take its files out, edit them, make the filesystem anew.
+
+The kernel alone can write into an existing btrfs. The new one has the same label, UUID and size; data that was
+compressed is stored uncompressed, hard links become files of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import BinaryIO
+
+from baker import run
+from baker.btrfs_tree import BtrfsEntry, BtrfsSuper, read_super, scan
+from baker.disk import check_file, extract, write_back
+from baker.errors import EnvironmentFault, ImageError
+from baker.inject import BLOCK, Worklist, check_space, check_written, expected_nodes, kind_of, plan_work
+from baker.model import Injection, Node, Partition
+from baker.sparse import copy_extents, file_sha256
+
+# What mkfs.btrfs --rootdir wants besides the content was measured with btrfs-progs 6.2: an eighth of the size, 8 MiB
+# and 16 KiB for every inode; when it gets less it enlarges the file. The reserve leaves Flatcar some room as well.
+_MIXED_RESERVE, _SPLIT_RESERVE, _INODE_RESERVE = 16 << 20, 48 << 20, 16 << 10
+_MAX_EXPANSION = 16  # content may be compressed, but no honest OEM partition this much
+_FILE, _TREE = "fs", "tree"
+
+
+@cache
+def root_view() -> tuple[str, ...] | None:
+    """The words before a command that make it see our own files as root's; None when this machine has no way."""
+    if os.geteuid() == 0:
+        return ()
+    for words in (("unshare", "--map-root-user"), ("fakeroot", "--")):
+        if run.find(words[0]) and run.run([*words, "true"], ok=range(256)).status == 0:
+            return words
+    return None
+
+
+@dataclass(frozen=True)
+class _State:
+    """A btrfs taken out of its image: `folder` holds the filesystem as a file and its content as a tree of files.
+
+    What is in it, and with which owners and modes, is said by `entries`; the tree has just names and contents.
+    """
+
+    folder: Path
+    entries: dict[str, BtrfsEntry]
+
+    def host(self, path: str) -> Path:
+        """Where the content of a path is."""
+        return self.folder / _TREE / path.strip("/")
+
+    def nodes(self, paths: Iterable[str]) -> dict[str, Node]:
+        """The nodes of these paths; those that do not exist are left out."""
+        return {path: self._node(path, self.entries[path]) for path in paths if path in self.entries}
+
+    def _node(self, path: str, entry: BtrfsEntry) -> Node:
+        link = entry.kind == "symlink"
+        return Node(
+            path=path,
+            kind=entry.kind,
+            mode=stat.S_IMODE(entry.mode),
+            uid=entry.uid,
+            gid=entry.gid,
+            size=entry.size,
+            sha256=file_sha256(self.host(path)) if entry.kind == "file" else "",
+            symlink=os.readlink(self.host(path)) if link else "",
+        )
+
+
+class Btrfs:
+    """One btrfs partition. `folder` must be an empty folder of its own; new entries get the time `epoch`."""
+
+    def __init__(self, image: Path, partition: Partition, folder: Path, epoch: int) -> None:
+        self._image, self._partition, self._folder, self._epoch = image, partition, folder, epoch
+        first = self._subfolder("first")
+        extract(image, partition, first / _FILE)
+        self._super = _read_super(first / _FILE, partition)
+        self._state = self._take_out(first)
+
+    def free_bytes(self) -> int:
+        """Bytes that new files may take in the filesystem made anew."""
+        files = [entry.size for entry in self._state.entries.values() if entry.kind == "file"]
+        used = sum(-(-size // BLOCK) * BLOCK for size in files) + _INODE_RESERVE * len(self._state.entries)
+        reserve = _MIXED_RESERVE if self._super.mixed else _SPLIT_RESERVE
+        return max(0, self._partition.size * 7 // 8 - reserve - used)
+
+    def apply(self, injections: Sequence[Injection]) -> None:
+        """See `Editor.apply`."""
+        label = self._partition.label
+        work = plan_work(label, injections, self._kind_at)
+        freed = sum(self._state.entries[path].size for path in work.removals)
+        check_space(label, work, self.free_bytes() + freed)
+        intended = self._intended(work)
+        _check_faithful(label, intended)
+        expected = expected_nodes(work)
+        new = self._rebuild(work, intended)
+        check_written(label, expected, new.nodes(expected))
+        write_back(self._image, self._partition, new.folder / _FILE)
+        self._state = new
+
+    def tree(self, under: str) -> dict[str, Node]:
+        """See `Editor.tree`."""
+        top = "/" + under.strip("/")
+        below = top.rstrip("/") + "/"
+        return self._state.nodes(sorted(path for path in self._state.entries if path == top or path.startswith(below)))
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        """See `Editor.read`."""
+        if self._kind_at(path) != "file":
+            return None
+        with self._state.host(path).open("rb") as file:
+            return file.read(limit)
+
+    def _kind_at(self, path: str) -> str:
+        entry = self._state.entries.get(path)
+        return entry.kind if entry is not None else ""
+
+    def _subfolder(self, name: str) -> Path:
+        return Path(mkdtemp(dir=self._folder, prefix=name))
+
+    def _take_out(self, folder: Path) -> _State:
+        """Check and read the filesystem in `folder`, and copy all its content beside it."""
+        file = folder / _FILE
+        check_file(file, self._partition)
+        entries = scan(file)
+        claimed = sum(entry.size for entry in entries.values())
+        if claimed > _MAX_EXPANSION * self._partition.size:
+            raise ImageError(f"The files of {self._partition.label} claim {claimed} bytes, which cannot be honest.")
+        _restore(file, folder / _TREE, entries)
+        return _State(folder, entries)
+
+    def _intended(self, work: Worklist) -> dict[str, BtrfsEntry]:
+        """What the new filesystem must hold: what is there, and what is asked for."""
+        entries = {path: entry for path, entry in self._state.entries.items() if path not in work.removals}
+        for injection in work.created:
+            kind, mode, size = stat.S_IFREG, injection.mode, injection.size
+            if injection.symlink is not None:
+                kind, mode, size = stat.S_IFLNK, 0o777, len(injection.symlink.encode())
+            elif injection.is_directory:
+                kind = stat.S_IFDIR
+            entries[injection.path] = BtrfsEntry(kind | mode, injection.uid, injection.gid, size, self._epoch)
+        return entries
+
+    def _rebuild(self, work: Worklist, intended: dict[str, BtrfsEntry]) -> _State:
+        """Make the new filesystem in a folder of its own, and prove that it holds what is intended."""
+        edited = _State(self._subfolder("edit"), intended)
+        _restore(self._state.folder / _FILE, edited.folder / _TREE, self._state.entries)
+        _edit(edited.folder / _TREE, work)
+        _dress(edited)
+        folder = self._subfolder("new")
+        self._make(edited.folder / _TREE, folder / _FILE)
+        new = self._take_out(folder)
+        self._compare(edited, new)
+        return new
+
+    def _make(self, tree: Path, file: Path) -> None:
+        view = root_view()
+        assert view is not None, "checked before"
+        with file.open("xb") as target:
+            target.truncate(self._partition.size)
+        # Only ever into a new file: mkfs.btrfs over a filesystem with the same UUID makes an unreadable one (6.2).
+        argv = [*view, "mkfs.btrfs", "-q", "-m", "single", "-d", "single", "-b", str(self._partition.size)]
+        argv += ["--mixed"] if self._super.mixed else []
+        argv += ["-L", self._super.label, "-U", str(self._super.uuid)]
+        run.run([*argv, "--rootdir", tree, file])
+        made = file.stat().st_size
+        if made != self._partition.size:
+            raise EnvironmentFault(
+                f"{self._partition.label} has too little space: its files need a btrfs of {made} bytes, "
+                f"the partition has {self._partition.size}.",
+                "Bake fewer or smaller sysexts, or bake into ROOT.",
+            )
+
+    def _compare(self, edited: _State, new: _State) -> None:
+        label = self._partition.label
+        if _read_super(new.folder / _FILE, self._partition) != self._super:
+            raise ImageError(f"mkfs.btrfs gave {label} another label, UUID or size.")
+        if edited.entries.keys() != new.entries.keys():
+            raise ImageError(f"The new filesystem of {label} has other entries than it should.")
+        for path, entry in edited.entries.items():
+            made = new.entries[path]
+            # mkfs.btrfs gives the root directory the time it runs at.
+            mtime = entry.mtime if path == "/" else made.mtime
+            if replace(made, xattrs=entry.xattrs, mtime=mtime) != entry:
+                raise ImageError(f"{path} of {label} was not kept: {made} instead of {entry}.")
+            if not entry.xattrs <= made.xattrs:
+                raise EnvironmentFault(
+                    f"The extended attributes of {path} in {label} cannot be kept here.", "Use --backend loop."
+                )
+        if edited.nodes(edited.entries) != new.nodes(new.entries):
+            raise ImageError(f"The contents of {label} changed while its filesystem was made anew.")
+
+
+def _read_super(file: Path, partition: Partition) -> BtrfsSuper:
+    found = read_super(file)
+    if found.total_bytes > partition.size or found.devices != 1:
+        raise ImageError(f"The btrfs of {partition.label} claims more space or devices than its partition.")
+    return found
+
+
+def _check_faithful(label: str, entries: Mapping[str, BtrfsEntry]) -> None:
+    """Refuse what this way of editing cannot keep as it is."""
+    special = next((path for path, entry in entries.items() if entry.kind == "other"), None)
+    if special is not None:
+        raise ImageError(f"{special} in {label} is a device, pipe or socket, which cannot be kept.")
+    view = root_view()
+    if view is None:
+        raise EnvironmentFault(
+            f"{label} cannot be edited: an ordinary user has neither user namespaces nor fakeroot on this machine.",
+            "Install fakeroot, run as root, or use --backend loop.",
+        )
+    foreign = next((path for path, entry in entries.items() if (entry.uid, entry.gid) != (0, 0)), None)
+    if foreign is not None and view:
+        raise EnvironmentFault(
+            f"{foreign} in {label} is not owned by root, which only root can keep.",
+            "Run as root or use --backend loop.",
+        )
+
+
+def _restore(file: Path, tree: Path, entries: Mapping[str, BtrfsEntry]) -> None:
+    """Copy the content of a btrfs into the new folder `tree`, and see that just `entries` came out.
+
+    Without -m: owners, modes and times are in `entries`, and setting them is nothing for an ordinary user.
+    """
+    tree.mkdir()
+    # restore asks whether to go on with files of many extents: always yes.
+    run.run(["btrfs", "restore", "-S", "-x", file, tree], input=b"a" * (1 << 16))
+    expected = {path: (entry.kind, entry.size) for path, entry in entries.items() if entry.kind != "other"}
+    if dict(_found(tree)) != expected:
+        raise ImageError("btrfs restore did not give what the filesystem lists.", "Fetch the image again.")
+
+
+def _found(tree: Path) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Kind and size of everything in a folder of ours, by its path in the image."""
+    yield "/", ("directory", 0)
+    for folder, directories, files in os.walk(tree):
+        for name in directories + files:
+            host = Path(folder) / name
+            status = host.lstat()
+            kind = kind_of(status.st_mode)
+            yield f"/{host.relative_to(tree)}", (kind, 0 if kind == "directory" else status.st_size)
+
+
+def _edit(tree: Path, work: Worklist) -> None:
+    """Carry out a worklist in a folder. No symlink in it is ever followed."""
+    for path in work.removals:
+        with _parent(tree, path) as (parent, name):
+            os.unlink(name, dir_fd=parent)
+    for entry in work.created:
+        with _parent(tree, entry.path) as (parent, name):
+            if entry.is_directory:
+                os.mkdir(name, dir_fd=parent)
+            elif entry.symlink is not None:
+                os.symlink(entry.symlink, name, dir_fd=parent)
+            else:
+                file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+                with os.fdopen(file, "wb") as target:
+                    _fill(target, entry)
+
+
+@contextmanager
+def _parent(tree: Path, path: str) -> Iterator[tuple[int, str]]:
+    """The opened parent folder of a path beneath `tree`, and the last name."""
+    *folders, name = path.strip("/").split("/")
+    parent = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            os.close(parent)
+            parent = below
+        yield parent, name
+    finally:
+        os.close(parent)
+
+
+def _fill(target: BinaryIO, entry: Injection) -> None:
+    if entry.source is None:
+        target.write(entry.content or b"")
+        return
+    with entry.source.open("rb") as source:
+        target.truncate(entry.size)
+        copy_extents(source.fileno(), target.fileno(), 0, 0, entry.size)
+
+
+def _dress(state: _State) -> None:
+    """Give all files of a tree the owners, modes and times of its entries, as far as this user can."""
+    for path in sorted(state.entries, reverse=True):  # children first, because they change the time of their folder
+        entry, host = state.entries[path], state.host(path)
+        if os.geteuid() == 0:
+            os.chown(host, entry.uid, entry.gid, follow_symlinks=False)
+        if entry.kind != "symlink":
+            os.chmod(host, stat.S_IMODE(entry.mode))
+        os.utime(host, (entry.mtime, entry.mtime), follow_symlinks=False)

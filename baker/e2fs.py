@@ -1,0 +1,105 @@
+"""An ext4 filesystem inside a raw image: its superblock, and e2fsck in place.
+
+e2fsck and debugfs take `FILE?offset=BYTES`; resize2fs must never be given that: it truncates the image.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from baker import run
+from baker.errors import ImageError
+from baker.model import Partition
+
+_SUPERBLOCK_AT, _MAGIC = 1024, 0xEF53
+_NEEDS_RECOVERY, _EXTENTS, _LARGE_FILE, _BIGALLOC = 0x4, 0x40, 0x2, 0x200
+
+
+@dataclass(frozen=True)
+class Superblock:
+    """What an ext4 filesystem says about itself; counts are of blocks of `block_size` bytes.
+
+    Layout: the kernel's Documentation/filesystems/ext4/super.rst.
+    """
+
+    block_size: int
+    blocks: int
+    free_blocks: int
+    free_inodes: int
+    written: int
+    """Seconds since the epoch of the last write."""
+    has_extents: bool
+    """Files are mapped by extents of single blocks (no bigalloc)."""
+    has_large_files: bool
+
+
+def read_superblock(image: Path, partition: Partition) -> Superblock:
+    """Read it at a partition's start.
+
+    Raises ImageError when it is none, claims more than the partition, or left a journal to be replayed.
+    """
+    with image.open("rb") as disk:
+        disk.seek(partition.offset + _SUPERBLOCK_AT)
+        raw = disk.read(1024)
+    inodes_free, log_size = struct.unpack_from("<I", raw, 0x10)[0], struct.unpack_from("<I", raw, 0x18)[0]
+    blocks, free = (
+        struct.unpack_from("<I", raw, low)[0] | struct.unpack_from("<I", raw, high)[0] << 32
+        for low, high in ((0x04, 0x150), (0x0C, 0x158))
+    )
+    incompat, ro_compat = struct.unpack_from("<II", raw, 0x60)
+    if struct.unpack_from("<H", raw, 0x38)[0] != _MAGIC or log_size > 6:
+        raise ImageError(f"{partition.label} has no ext4 filesystem.")
+    if blocks << (10 + log_size) > partition.size:
+        raise ImageError(f"The filesystem of {partition.label} claims more space than its partition has.")
+    if incompat & _NEEDS_RECOVERY:
+        raise ImageError(
+            f"{partition.label} was in use and not shut down: its journal is not replayed.",
+            "Use an image fresh from the release; one that has been booted must not be shipped.",
+        )
+    return Superblock(
+        block_size=1024 << log_size,
+        blocks=blocks,
+        free_blocks=free,
+        free_inodes=inodes_free,
+        written=struct.unpack_from("<I", raw, 0x30)[0],
+        has_extents=bool(incompat & _EXTENTS) and not ro_compat & _BIGALLOC,
+        has_large_files=bool(ro_compat & _LARGE_FILE),
+    )
+
+
+def frozen_time(epoch: int) -> dict[str, str]:
+    """The environment in which e2fsprogs take `epoch` for the current time (0 would mean the real one)."""
+    return {"E2FSPROGS_FAKE_TIME": str(max(1, epoch)), "E2FSCK_TIME": str(max(1, epoch))}
+
+
+def printable(text: str, lines: int = 3) -> str:
+    """The first lines of a tool's output, safe for a terminal: it may quote names from the image."""
+    clean = ("".join(char if char.isprintable() else "?" for char in line) for line in text.strip().splitlines())
+    return "; ".join(line for line in list(clean)[:lines])
+
+
+def check(image: Path, partition: Partition, work: Path) -> None:
+    """Run `e2fsck -fn` on a partition in place; raises ImageError when it is not entirely clean."""
+    read_superblock(image, partition)
+    with TemporaryDirectory(dir=work, prefix="e2fsck-") as folder:
+        name = alias(image, Path(folder))
+        done = run.run(["e2fsck", "-fn", f"{name}?offset={partition.offset}"], cwd=Path(folder), ok=range(256))
+    if done.status != 0:
+        raise ImageError(
+            f"The filesystem of {partition.label} is damaged: {printable(problems(done.text))}",
+            "Fetch the image again, or repair it with e2fsck.",
+        )
+
+
+def problems(report: str) -> str:
+    """What an e2fsck report complains of, without its progress and summary lines."""
+    return "\n".join(line for line in report.splitlines() if line and not line.startswith(("Pass ", "e2fsck ")))
+
+
+def alias(image: Path, folder: Path) -> str:
+    """A plain name for the image in `folder`: a `?` in a path would be read as the start of options."""
+    (folder / "disk").symlink_to(image.absolute())
+    return "disk"
