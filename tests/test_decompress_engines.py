@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def use(engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setitem(sys.modules, "indexed_bzip2", None)
 
 
+@cache
 def pack(engine: str, data: bytes) -> bytes:
     return gzip.compress(data, 6) if engine == "gz" else bz2.compress(data)
 
