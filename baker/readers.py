@@ -13,12 +13,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from baker.debugfs import Debugfs
+from baker.debugfs import Inode as InodeOfExt
 from baker.erofs import Damaged, ErofsReader, Inode, Unsupported
-from baker.model import Node
+from baker.model import Node, Partition
 from baker.run import CommandFailed, run, spawn
 
 MAX_ENTRIES = 500_000
 _PATH_MAX = 4096
+_EXT_ROOT = 2  # the root's inode
 _MAX_EXTRACTED = 1 << 30  # bytes of a whole EROFS image that we unpack to get at one compressed file
 
 
@@ -133,60 +136,43 @@ def _permissions(letters: str) -> int:
 
 
 class Ext(Tree):
-    """Through debugfs: one call per level of folders, and `cat` by inode for content."""
+    """Through debugfs, one level of folders at a time. `folder` must be an empty folder of its own."""
 
-    _LINE = re.compile(r"/(?P<inode>\d+)/(?P<mode>[0-7]{6})/(?P<uid>\d+)/(?P<gid>\d+)/(?P<name>.*)/(?P<size>\d*)/")
-    _ECHO = re.compile(r"debugfs: ls -p <(\d+)>")
-    _FAST_LINK = re.compile(r'Fast link dest: "(.*)"')
-
-    def __init__(self, path: Path, offset: int) -> None:
+    def __init__(self, image: Path, offset: int, size: int, folder: Path) -> None:
         super().__init__()
-        self._image = f"{path}?offset={offset}"
-        self._inodes: dict[str, int] = {}
-        level, seen = {2: ""}, {2}
+        self._debugfs = Debugfs(image, Partition("the image", 0, "", "", 0, offset, size, "ext4"), folder, 0)
+        self._inodes: dict[str, InodeOfExt] = {}
+        level, seen = {_EXT_ROOT: ""}, {_EXT_ROOT}
         while level:
-            level = {inode: where for inode, where in self._list(level).items() if inode not in seen}
+            found = self._list(level)
+            level = {number: path for number, path in found.items() if number not in seen}
             seen |= level.keys()
 
     def _list(self, folders: dict[int, str]) -> dict[int, str]:
         """List folders (inode -> path) into `nodes`; returns the folders they contain."""
-        commands = "".join(f"ls -p <{inode}>\n" for inode in folders)
-        output = run(["debugfs", "-c", "-f", "-", self._image], input=commands.encode(), ok=(0, 1))
-        found: dict[int, str] = {}
-        unlisted = set(folders)
-        inode = 0
-        for line in output.text.splitlines():
-            echo, match = self._ECHO.fullmatch(line), self._LINE.fullmatch(line)
-            if echo:
-                inode = int(echo[1])
-            elif match and match["name"] == ".":
-                unlisted.discard(inode)
-            elif match and inode in folders:
-                self._enter(folders[inode], match, found)
-            elif line:
-                raise Damaged(f"is damaged, or has a file name with a line break: {line[:120]!r}")
-        if unlisted:
-            raise Damaged(f"is damaged: debugfs says {_last_line(output.stderr.encode())!r}")
-        return found
-
-    def _enter(self, parent: str, match: re.Match[str], found: dict[int, str]) -> None:
-        if match["name"] == ".." or (parent == "" and match["name"] == "lost+found"):
-            return
-        path, mode = _below(parent, match["name"]), int(match["mode"], 8)
-        self.add(make_node(path, mode, int(match["uid"]), int(match["gid"]), int(match["size"] or 0)))
-        self._inodes[path] = int(match["inode"])
-        if stat.S_ISDIR(mode):
-            found[int(match["inode"])] = path
+        entries = {
+            _below(parent, os.fsdecode(entry.name)): entry.inode
+            for parent, found in zip(folders.values(), self._debugfs.listing(list(folders)), strict=True)
+            for entry in found
+        }
+        entries.pop("/lost+found", None)
+        numbers = sorted(set(entries.values()))
+        inodes = dict(zip(numbers, self._debugfs.inodes(numbers), strict=True))
+        for path, number in entries.items():
+            inode = self._inodes[path] = inodes[number]
+            self.add(make_node(path, inode.mode, inode.uid, inode.gid, inode.size))
+        return {number: path for path, number in entries.items() if stat.S_ISDIR(inodes[number].mode)}
 
     def read(self, path: str, limit: int) -> bytes:
-        return _first_bytes(self._debugfs("cat", path), self.nodes[path], limit)
+        data = self._debugfs.content(self._inodes[path].number, limit)
+        if len(data) < min(limit, self.nodes[path].size):
+            raise Damaged(f"is damaged: {path!r} cannot be read")
+        return data
 
     def link(self, path: str) -> str:
-        fast = self._FAST_LINK.search(run(self._debugfs("stat", path)).text)
-        return fast[1] if fast else run(self._debugfs("cat", path)).text
-
-    def _debugfs(self, command: str, path: str) -> list[str]:
-        return ["debugfs", "-c", "-R", f"{command} <{self._inodes[path]}>", self._image]
+        inode = self._inodes[path]
+        target = inode.short_target
+        return os.fsdecode(self._debugfs.content(inode.number, _PATH_MAX) if target is None else target)
 
 
 class Erofs(Tree):
