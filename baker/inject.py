@@ -109,8 +109,8 @@ def _check_path(path: str) -> None:
     names = path.split("/")
     plain = (
         path.startswith("/")
-        and len(path.encode("utf-8", "surrogateescape")) <= _PATH_MAX
         and path.isprintable()
+        and len(path.encode()) <= _PATH_MAX
         and '"' not in path
         and all(name not in ("", ".", "..") and len(name.encode()) <= _NAME_MAX for name in names[1:])
         and not any(name.startswith(("-", "<")) for name in names)

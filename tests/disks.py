@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from baker.sparse import copy_extents
+from baker.sparse import copy_extents, punch
 
 MIB = 1 << 20
 SECTOR = 512
@@ -64,12 +64,12 @@ def make_disk(
     """
     with path.open("xb") as disk:
         disk.truncate(DISK_BYTES[layout])
-    _tool("sfdisk", "--quiet", path, input=_table(layout))
+    tool("sfdisk", "--quiet", path, input=_table(layout))
     with TemporaryDirectory(dir=path.parent) as folder:
         work = Path(folder)
-        _install(path, layout, "EFI-SYSTEM", _esp(work / "esp", _size(layout, "EFI-SYSTEM")))
-        _install(path, layout, "OEM", _oem(work / "oem", _size(layout, "OEM"), oem_files or {}))
-        _install(path, layout, "ROOT", make_root(work / "root", _size(layout, "ROOT"), root_files or {}))
+        put(path, layout, "EFI-SYSTEM", _esp(work / "esp", _size(layout, "EFI-SYSTEM")))
+        put(path, layout, "OEM", make_oem(work / "oem", _size(layout, "OEM"), oem_files or {}))
+        put(path, layout, "ROOT", make_root(work / "root", _size(layout, "ROOT"), root_files or {}))
     with path.open("r+b") as disk:
         disk.seek(offset(layout, "USR-A"))
         disk.write(USR_DATA)
@@ -96,9 +96,11 @@ def _table(layout: str) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def _install(disk: Path, layout: str, label: str, filesystem: Path) -> None:
+def put(disk: Path, layout: str, label: str, filesystem: Path) -> None:
+    """Replace the content of a partition by a filesystem file that is not larger."""
     with filesystem.open("rb") as source, disk.open("r+b") as target:
-        copy_extents(source.fileno(), target.fileno(), 0, offset(layout, label), _size(layout, label))
+        punch(target.fileno(), offset(layout, label), _size(layout, label))
+        copy_extents(source.fileno(), target.fileno(), 0, offset(layout, label), filesystem.stat().st_size)
 
 
 def _blank(path: Path, size: int) -> Path:
@@ -124,17 +126,18 @@ def _fill(folder: Path, files: Files) -> Path:
 
 def _esp(image: Path, size: int) -> Path:
     _blank(image, size)
-    _tool("mkfs.vfat", "-n", "EFI-SYSTEM", image)
-    _tool("mmd", "-i", image, "::/flatcar")
+    tool("mkfs.vfat", "-n", "EFI-SYSTEM", image)
+    tool("mmd", "-i", image, "::/flatcar")
     for name, content in ESP_FILES.items():
-        _tool("mcopy", "-i", image, "-", f"::{name}", input=content)
+        tool("mcopy", "-i", image, "-", f"::{name}", input=content)
     return image
 
 
-def _oem(image: Path, size: int, files: Files) -> Path:
+def make_oem(image: Path, size: int, files: Files) -> Path:
+    """Create a btrfs of `size` bytes as Flatcar's OEM partition is, with a grub.cfg and `files`."""
     folder = _fill(image.with_suffix(".tree"), {"/grub.cfg": b'set oem_id="qemu"\n', **files})
     _blank(image, size)
-    _tool(*_as_root(), "mkfs.btrfs", "--mixed", "-m", "single", "-d", "single", "-L", "OEM", "-U", OEM_UUID,
+    tool(*_as_root(), "mkfs.btrfs", "--mixed", "-m", "single", "-d", "single", "-L", "OEM", "-U", OEM_UUID,
           "--rootdir", folder, image)  # fmt: skip
     return image
 
@@ -143,7 +146,7 @@ def make_root(image: Path, size: int, files: Files, *options: str) -> Path:
     """Create an ext4 of `size` bytes as Flatcar's ROOT is, with `files`; `options` go to mke2fs."""
     folder = _fill(image.with_suffix(".tree"), {"/boot": None, "/usr": None, "/oem": None, **files})
     _blank(image, size)
-    _tool(*_as_root(), "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-L", "ROOT", "-E",
+    tool(*_as_root(), "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-L", "ROOT", "-E",
           "lazy_itable_init=1,lazy_journal_init=1", *options, "-d", folder, image)  # fmt: skip
     return image
 
@@ -153,6 +156,7 @@ def _as_root() -> list[str]:
     return [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
 
 
-def _tool(*argv: str | Path, input: bytes = b"") -> None:
+def tool(*argv: str | Path, input: bytes = b"") -> None:
+    """Run a program that must succeed; its output is dropped."""
     env = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "LANG": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"}
     subprocess.run(argv, input=input, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
