@@ -176,11 +176,11 @@ class Ext(Tree):
 
 
 class Erofs(Tree):
-    """Through our own reader; fsck.erofs unpacks the image where a file's content is compressed."""
+    """Through our own reader; where a file is compressed, fsck.erofs unpacks the image into `folder`, an empty one."""
 
-    def __init__(self, image: Path, fd: int, offset: int, size: int) -> None:
+    def __init__(self, image: Path, fd: int, offset: int, size: int, folder: Path) -> None:
         super().__init__()
-        self._image, self._offset = image, offset
+        self._image, self._offset, self._folder = image, offset, folder
         self._reader = ErofsReader(fd, offset, size)
         self._inodes: dict[str, Inode] = {}
         todo, seen = [("", self._reader.root)], {self._reader.root.nid}
@@ -205,17 +205,21 @@ class Erofs(Tree):
         return self._unpacked(path, limit) if inode.is_compressed else self._reader.read(inode, 0, limit)
 
     def _unpacked(self, path: str, limit: int) -> bytes:
-        """A compressed file's first bytes. fsck.erofs only unpacks all, so only small images get it."""
+        """A compressed file's first bytes. fsck.erofs only unpacks all, so only small images get it, once."""
+        target = self._folder / "tree"
         total = sum(node.size for node in self.nodes.values())
         if self._offset or total > _MAX_EXTRACTED or any(node.kind == "other" for node in self.nodes.values()):
             raise Unsupported("its content is compressed")
-        with tempfile.TemporaryDirectory() as folder:
+        if not target.exists():
             try:
-                run(["fsck.erofs", f"--extract={folder}/tree", "--no-preserve", self._image])
+                run(["fsck.erofs", f"--extract={target}", "--no-preserve", self._image])
             except CommandFailed as error:
                 raise Unsupported(f"fsck.erofs cannot unpack it: {_last_line(error.stderr.encode())}") from error
-            with open(f"{folder}/tree{path}", "rb") as file:
+        try:
+            with open(f"{target}{path}", "rb") as file:
                 return file.read(limit)
+        except OSError as error:
+            raise Unsupported("fsck.erofs did not unpack it") from error
 
 
 def _first_bytes(argv: list[str], node: Node, limit: int) -> bytes:

@@ -27,14 +27,21 @@ def write_tree(folder: Path, name: str, release: str | None = RELEASE, files: Ma
 
 
 def pack(folder: Path, image: Path, fs: str = "squashfs", root_owned: bool = True) -> Path:
-    """Make an image of a folder: `squashfs`, `erofs`, `erofs-lz4`, `ext4`, `btrfs`, or `ddi` (squashfs in a GPT)."""
+    """Make an image of a folder.
+
+    `squashfs`, `ext4`, `btrfs`, `erofs` (plain), `erofs-lz4` (compressed, with short inodes), `erofs-chunks`, `ddi`
+    (squashfs in the root partition of a GPT), or `ddi-usr` (the folder's usr/ as the usr partition).
+    """
     if fs == "ddi":
-        return _pack_ddi(folder, image)
+        return _pack_ddi(folder, image, "4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
+    if fs == "ddi-usr":
+        return _pack_ddi(folder / "usr", image, "8484680c-9521-48c6-9c11-b0720656f69e")
     owner = ["-all-root" if fs == "squashfs" else "--all-root"] if root_owned else []
     commands: dict[str, list[str | Path]] = {
         "squashfs": ["mksquashfs", folder, image, "-quiet", "-no-progress", "-noappend", *owner],
         "erofs": ["mkfs.erofs", "--quiet", *owner, image, folder],
-        "erofs-lz4": ["mkfs.erofs", "--quiet", "-zlz4hc", *owner, image, folder],
+        "erofs-lz4": ["mkfs.erofs", "--quiet", "-zlz4hc", "-Eforce-inode-compact", "-T0", *owner, image, folder],
+        "erofs-chunks": ["mkfs.erofs", "--quiet", "--chunksize=8192", *owner, image, folder],
         "ext4": ["mke2fs", "-q", "-t", "ext4", "-d", folder, image, "8M"],
         "btrfs": ["mkfs.btrfs", "-q", "--mixed", "--rootdir", folder, image],
     }
@@ -43,17 +50,15 @@ def pack(folder: Path, image: Path, fs: str = "squashfs", root_owned: bool = Tru
     return image
 
 
-def _pack_ddi(folder: Path, image: Path) -> Path:
+def _pack_ddi(folder: Path, image: Path, type_guid: str) -> Path:
     inner = pack(folder, image.with_suffix(".inner"))
     with image.open("wb") as file:
         file.truncate(8 << 20)
         file.seek(1 << 20)
         file.write(inner.read_bytes())
     inner.unlink()
-    root_x86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
-    subprocess.run(
-        ["sgdisk", "--new=1:2048:0", f"--typecode=1:{root_x86_64}", image], check=True, stdout=subprocess.DEVNULL
-    )
+    table = f"label: gpt\nstart=2048, type={type_guid}\n".encode()
+    subprocess.run(["sfdisk", "--quiet", image], input=table, check=True)
     return image
 
 
