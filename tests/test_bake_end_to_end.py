@@ -5,19 +5,23 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from baker.offline import OfflineEditor
 from cli import flatcar_bake, release_environment
+from standin.http_server import FolderServer
 
-from baker.disk import DiskTable, read_table
+from baker.disk import DiskTable, extract, read_table
 from baker.model import Partition
+from baker.offline import OfflineEditor
 from baker.run import run
+from baker.sparse import content_digest
 
 QEMU_IMAGE = "flatcar_production_qemu_uefi_image.img"
 GENERIC_IMAGE = "flatcar_production_image.bin"
+NOBODY = 65534
 
 
 @pytest.fixture(scope="session")
@@ -44,16 +48,13 @@ def raw_of(image: Path, folder: Path) -> Path:
     return target
 
 
-def bytes_of(image: Path, partition: Partition) -> str:
-    digest = hashlib.sha256()
-    with image.open("rb") as file:
-        file.seek(partition.offset)
-        left = partition.size
-        while left:
-            chunk = file.read(min(1 << 20, left))
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest()
+def content_of(image: Path, partition: Partition, folder: Path) -> str:
+    """A digest of all bytes of a partition."""
+    part = folder / "partition"
+    extract(image, partition, part)
+    digest = content_digest(part)
+    part.unlink()
+    return digest
 
 
 def check_disk(image: Path, folder: Path) -> DiskTable:
@@ -64,41 +65,46 @@ def check_disk(image: Path, folder: Path) -> DiskTable:
     for label, check in (("OEM", ["btrfs", "check"]), ("EFI-SYSTEM", ["fsck.vfat", "-n"])):
         partition = table.get(label)
         part = folder / f"{label}.part"
-        run(["dd", f"if={image}", f"of={part}", "bs=1M", "iflag=skip_bytes,count_bytes", "conv=sparse",
-             f"skip={partition.offset}", f"count={partition.size}"])  # fmt: skip
+        extract(image, partition, part)
         run([*check, part])
         part.unlink()
     return table
 
 
 def unpacked_release_image(stand_in: Path, folder: Path) -> Path:
+    """The release's generic image, unpacked by the tools people use today."""
     packed = next(stand_in.glob("stable/amd64-usr/[0-9]*/flatcar_production_image.bin.bz2"))
     target = folder / "original.raw"
-    with target.open("wb") as file:
-        subprocess.run(["lbzip2", "-dc", packed], stdout=file, check=True)
+    with subprocess.Popen(["lbzip2", "-dc", packed], stdout=subprocess.PIPE) as unpack:
+        subprocess.run(
+            ["dd", f"of={target}", "bs=1M", "iflag=fullblock", "conv=sparse"], stdin=unpack.stdout, check=True
+        )
     return target
 
 
-@pytest.fixture(scope="session")
-def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """What to put before a command to run it as nobody: no root, no sudo, no capabilities."""
-    yield ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that belongs to nobody. Not below pytest's own, which is closed to all but its owner."""
+    with tempfile.TemporaryDirectory(prefix="flatcar-bake-nobody-") as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        yield Path(folder)
 
 
 def test_an_unprivileged_bake_gives_a_sound_image_with_the_extension_in_it(
-    stand_in: Path, env: dict[str, str], wasmtime: str, unprivileged: tuple[str, ...], tmp_path: Path
+    stand_in: Path, env: dict[str, str], wasmtime: str, home: Path, tmp_path: Path
 ) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    os.chown(home, 65534, 65534)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder != Path("/tmp") and folder.is_relative_to("/tmp"):
-            folder.chmod(0o755)
-    done = flatcar_bake(
-        "--fetch", "--vendor", "qemu_uefi", "--base", "generic", "-o", home / "out", f"wasmtime:{wasmtime}",
-        env=env | {"HOME": str(home), "FLATCAR_BAKE_CACHE_DIR": str(home / "cache"), "TMPDIR": str(home)},
-        prefix=unprivileged,
+    # No root, no sudo that could work, no capabilities.
+    unprivileged = (
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs", "--inh-caps=-all",
+        "--bounding-set=-all",
     )  # fmt: skip
+    with FolderServer(stand_in) as server:
+        done = flatcar_bake(
+            "--fetch", "--vendor", "qemu_uefi", "--base", "generic", "-o", home / "out", f"wasmtime:{wasmtime}",
+            "--mirror", server.url, "--bakery", f"{server.url}/extensions",
+            env={"HOME": str(home), "TMPDIR": str(home), "FLATCAR_BAKE_FINGERPRINT": env["FLATCAR_BAKE_FINGERPRINT"]},
+            prefix=unprivileged,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     image = home / "out" / QEMU_IMAGE
     assert str(image) in done.stdout.splitlines()
@@ -140,7 +146,8 @@ def test_a_bake_changes_nothing_but_root(stand_in: Path, env: dict[str, str], wa
     after = check_disk(out / GENERIC_IMAGE, tmp_path)
     assert after == before
     for label in ("EFI-SYSTEM", "BIOS-BOOT", "USR-A", "USR-B", "OEM", "OEM-CONFIG"):
-        assert bytes_of(out / GENERIC_IMAGE, after.get(label)) == bytes_of(original, before.get(label)), label
+        baked = content_of(out / GENERIC_IMAGE, after.get(label), tmp_path)
+        assert baked == content_of(original, before.get(label), tmp_path), label
 
 
 def test_published_and_generic_bases_give_the_same_root_and_oem(
@@ -201,7 +208,7 @@ def test_an_earlier_bake_can_be_baked_into_again(
     again = ("--image", first / QEMU_IMAGE, "-v", "qemu_uefi", "-o", second)
     done = flatcar_bake(*again, f"wasmtime:{stand_in / 'extensions' / wasmtime}", env=env)
     assert done.returncode == 2
-    assert "/opt/extensions/wasmtime" in done.stderr and "--force" in done.stderr
+    assert "/etc/extensions/wasmtime.raw exists already" in done.stderr and "--force" in done.stderr
     assert not list(second.iterdir())
     done = flatcar_bake(*again, f"hello:{hello}", env=env)
     assert done.returncode == 0, done.stderr

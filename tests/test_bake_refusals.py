@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from baker.model import SECTOR
 from cli import flatcar_bake, release_environment
 from disks import make_disk
 from sysexts import make_sysext
+
+from baker.model import SECTOR
 
 GENERIC = "flatcar_production_image.bin"
 
