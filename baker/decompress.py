@@ -39,7 +39,7 @@ class Decoder(Protocol):
         """The stream is complete: returns the size of the result in bytes. ImageError when it is cut short."""
 
 
-def open_decoder(name: str, target: int, source: Path, limit: int = LARGEST_IMAGE) -> AbstractContextManager[Decoder]:
+def open_decoder(name: str, target: int, source: Path, limit: int) -> AbstractContextManager[Decoder]:
     """The decoder for a file called `name` (`.bz2`, `.gz`, anything else is stored as it is).
 
     `target` is the descriptor of an empty file. `source` is where all compressed bytes are when `finish` is called,

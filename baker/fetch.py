@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHUNK = 1 << 20
+CHUNK = 256 << 10
+"""Bytes at a time. A connection that dies loses what has come of the current chunk, so it is not larger."""
+
 _MIRROR_HINT = "Check the network, or name another mirror with --mirror URL or --mirror FOLDER."
 _LONGEST_WAIT = 120.0  # seconds; a server may ask for more in Retry-After, but nobody waits that long at a prompt
 _PROGRESS = 1 << 20  # an attempt that brings this many bytes was no failure to connect: the count starts again

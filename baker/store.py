@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from baker.cache import Cache, Identity, Record, disk_faults
 from baker.console import Console
-from baker.decompress import Decoder, open_decoder
+from baker.decompress import LARGEST_IMAGE, Decoder, open_decoder
 from baker.errors import ImageError, NetworkError, UsageError, VerificationError
 from baker.fetch import Fetcher, FileMissing, StreamRestarted, file_name, local_path
 from baker.model import Release
@@ -150,7 +150,7 @@ class Store:
                 with (
                     target.open("wb") as file,
                     self._verifier().stream(signature, name) as check,
-                    open_decoder(name, file.fileno(), local or partial) as decoder,
+                    open_decoder(name, file.fileno(), local or partial, LARGEST_IMAGE) as decoder,
                 ):
                     patient = _Patient(decoder)
                     sha256 = self._receive(url, name, None if local else partial, check.write, patient.write)

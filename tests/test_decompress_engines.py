@@ -134,7 +134,7 @@ from baker.decompress import open_decoder
 data = Path({str(bomb)!r}).read_bytes()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with open({str(tmp_path / "out")!r}, "wb") as file:
-    with open_decoder({"x.gz" if engine == "gz" else "x.bz2"!r}, file.fileno(), Path()) as decoder:
+    with open_decoder({"x.gz" if engine == "gz" else "x.bz2"!r}, file.fileno(), Path(), 1 << 30) as decoder:
         decoder.write(data)
         assert decoder.finish() == 60 << 20
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -154,7 +154,9 @@ def test_a_full_disk_is_no_corrupt_image(engine: str, tmp_path: Path, monkeypatc
             resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
             with (
                 pytest.raises(OSError) as caught,
-                open_decoder("x.gz" if engine == "gz" else "x.bz2", file.fileno(), tmp_path / "source") as decoder,
+                open_decoder(
+                    "x.gz" if engine == "gz" else "x.bz2", file.fileno(), tmp_path / "source", 1 << 30
+                ) as decoder,
             ):
                 decoder.write(packed)
                 decoder.finish()
@@ -169,7 +171,7 @@ def test_nothing_runs_on_when_work_is_given_up(engine: str, tmp_path: Path) -> N
     with (
         (tmp_path / "target").open("wb") as file,
         pytest.raises(KeyboardInterrupt),
-        open_decoder("x.gz" if engine == "gz" else "x.bz2", file.fileno(), tmp_path / "source") as decoder,
+        open_decoder("x.gz" if engine == "gz" else "x.bz2", file.fileno(), tmp_path / "source", 1 << 30) as decoder,
     ):
         decoder.write(packed[: len(packed) // 2])
         raise KeyboardInterrupt
@@ -181,7 +183,7 @@ def test_a_killed_lbzip2_is_no_corrupt_image(tmp_path: Path) -> None:
     with (
         (tmp_path / "target").open("wb") as file,
         pytest.raises(EnvironmentFault, match="killed by signal 9"),
-        open_decoder("x.bz2", file.fileno(), Path()) as decoder,
+        open_decoder("x.bz2", file.fileno(), Path(), 1 << 30) as decoder,
     ):
         decoder.write(bz2.compress(RAW)[:500_000])
         (pid,) = [pid for pid, name in children().items() if name == "lbzip2"]
@@ -192,7 +194,7 @@ def test_a_killed_lbzip2_is_no_corrupt_image(tmp_path: Path) -> None:
 def test_a_plain_file_is_kept_as_it_is_but_sparse(tmp_path: Path) -> None:
     for name in ("image.bin", "flatcar_production_qemu_uefi_image.img"):
         target = tmp_path / name
-        with target.open("wb") as file, open_decoder(name, file.fileno(), Path()) as decoder:
+        with target.open("wb") as file, open_decoder(name, file.fileno(), Path(), 1 << 30) as decoder:
             decoder.write(RAW[:5])
             decoder.write(RAW[5:])
             assert decoder.finish() == len(RAW)
@@ -218,7 +220,7 @@ def test_any_content_in_any_pieces(
     monkeypatch.setitem(sys.modules, "indexed_bzip2", None)
     packed = b"".join(pack(kind, data) for data in streams)
     target = tmp_path / "target"
-    with target.open("wb") as file, open_decoder(f"x.{kind}", file.fileno(), Path()) as decoder:
+    with target.open("wb") as file, open_decoder(f"x.{kind}", file.fileno(), Path(), 1 << 30) as decoder:
         for start in range(0, len(packed), chunk):
             decoder.write(packed[start : start + chunk])
         decoder.finish()
