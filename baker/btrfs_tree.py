@@ -123,14 +123,14 @@ class _Tree:
     def _add_inode(self, number: int, body: bytes) -> None:
         match = _INODE.match(body)
         if match is None or number in self._inodes:
-            raise ValueError("an inode that is not understood")
+            raise ValueError("a malformed inode")
         size, mode, uid, gid, mtime = int(match[1]), int(match[2], 8), int(match[3]), int(match[4]), int(match[5])
         self._inodes[number] = BtrfsEntry(mode, uid, gid, 0 if kind_of(mode) == "directory" else size, mtime)
 
     def _add_name(self, parent: int, body: bytes) -> None:
         match = _NAMED.match(body)
         if match is None:
-            raise ValueError("a directory entry that is not understood")
+            raise ValueError("a malformed directory entry")
         raw = match[5]
         if len(raw) != int(match[4]) or raw in (b"", b".", b"..") or b"/" in raw:
             raise ValueError(f"a malformed file name ({printable(raw.decode('utf-8', 'replace'))!r})")

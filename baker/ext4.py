@@ -15,7 +15,7 @@ from baker.debugfs import Debugfs, DebugfsRefused, Entry, Extent, Inode
 from baker.errors import EnvironmentFault, ImageError
 from baker.inject import Worklist, check_space, check_written, expected_nodes, kind_of, plan_work, usable_bytes
 from baker.model import Injection, Node, Partition
-from baker.sparse import copy_extents, file_sha256, punch
+from baker.sparse import copy_range, data_extents, file_sha256, punch
 
 ROOT_INODE = 2
 _FAST_FROM = 16 << 20  # bytes; below this debugfs's own `write` is as fast
@@ -244,10 +244,15 @@ class Ext4:
     def _copy(self, source: Path, size: int, extents: Sequence[Extent], block: int) -> None:
         with source.open("rb") as file, self._image.open("r+b") as disk:
             for extent in extents:
-                start, target = extent.logical * block, self._partition.offset + extent.physical * block
-                # Old data of the free blocks must not show in holes of the source or behind its end.
-                punch(disk.fileno(), target, extent.length * block)
-                copy_extents(file.fileno(), disk.fileno(), start, target, min(size - start, extent.length * block))
+                start, end = extent.logical * block, (extent.logical + extent.length) * block
+                shift = self._partition.offset + extent.physical * block - start
+                done = start
+                for begin, length in [*data_extents(file.fileno(), start, min(size, end)), (end, 0)]:
+                    if begin > done:
+                        # Old data of the free blocks must not show in holes of the source or behind its end.
+                        punch(disk.fileno(), done + shift, begin - done)
+                    copy_range(file.fileno(), disk.fileno(), begin, begin + shift, length)
+                    done = begin + length
 
     def _set_attributes(self, work: Worklist) -> None:
         commands = []
