@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
-KEEP_DAYS = 7
+KEEP_DAYS = 2
 
 
 def folder() -> Path:
@@ -27,14 +27,15 @@ def folder() -> Path:
     return path
 
 
-def scripts_digest() -> str:
-    """A short digest over the scripts and files that a release is made with."""
+def scripts_digest(*names: str) -> str:
+    """A short digest over the scripts that a release is made with: all of them, or the named files and folders."""
     digest = hashlib.sha256()
     for path in sorted(SCRIPTS.rglob("*")):
-        if "__pycache__" in path.parts or path.is_dir():
+        inside = path.relative_to(SCRIPTS)
+        if "__pycache__" in inside.parts or path.is_dir() or (names and inside.parts[0] not in names):
             continue
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
-        digest.update(f"{path.relative_to(SCRIPTS)}\0{len(content)}\0".encode() + content)
+        digest.update(f"{inside}\0{path.lstat().st_mode & 0o100:o}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]
 
 
@@ -61,13 +62,13 @@ def item(kind: str, ingredients: object, make: Callable[[Path], None]) -> Path:
             make(work)
             work.chmod(0o755)
             work.rename(path)
-        os.utime(path)
-        _drop_old(kind, path)
+        keep(kind, path)
     return path
 
 
-def _drop_old(kind: str, current: Path) -> None:
-    """Remove items of a kind that nobody has asked for in a week."""
+def keep(kind: str, current: Path) -> None:
+    """Note that an item is in use, and remove those of its kind that nobody has asked for in KEEP_DAYS."""
+    os.utime(current)
     for path in folder().glob(f"{kind}-*"):
         if path != current and path.stat().st_mtime < time.time() - KEEP_DAYS * 86400:
             shutil.rmtree(path, ignore_errors=True)

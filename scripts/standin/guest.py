@@ -24,22 +24,22 @@ PACKAGES = (
 # In the closure, but only for maintainer scripts.
 _NOT_UNPACKED = {"adduser", "debconf", "dpkg", "debianutils"}
 
-# Large, and of no use without a package manager or a reader.
+# Large, and of no use without a package manager or a reader; and two settings of Debian's that are replaced.
 _TRIM = (
     "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "usr/share/bug",
-    "usr/share/bash-completion", "usr/share/zsh", "usr/share/polkit-1", "usr/share/i18n", "usr/share/doc-base",
+    "usr/share/bash-completion", "usr/share/zsh", "usr/share/polkit-1", "usr/share/doc-base", "usr/lib/locale",
     "usr/lib/udev/hwdb.d", "usr/lib/systemd/catalog", "usr/lib/dracut", "usr/bin/ignition-validate",
-    "usr/lib/systemd/system/default.target",
-    "usr/lib/systemd/system-preset",     "usr/lib/x86_64-linux-gnu/perl-base", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/locale", "usr/share/initramfs-tools",
+    "usr/lib/x86_64-linux-gnu/gconv", "usr/share/initramfs-tools",
+    "usr/lib/systemd/system/default.target", "usr/lib/systemd/system-preset",
 )  # fmt: skip
-# These rewrite databases, ask questions on the console or wait for hardware; real Flatcar has its own ways.
+# These rewrite databases, need D-Bus, ask questions on the console or wait for hardware.
 _UNITS_OFF = (
     "systemd-firstboot.service", "systemd-hwdb-update.service", "systemd-journal-catalog-update.service",
-    "systemd-sysusers.service", "systemd-binfmt.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service",
-    "systemd-boot-system-token.service", "systemd-random-seed.service", "systemd-repart.service",
-    "systemd-logind.service", "getty-static.service", "systemd-initctl.socket", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount",
-    "dev-mqueue.mount", "proc-sys-fs-binfmt_misc.automount", "remote-cryptsetup.target", "cryptsetup.target", "veritysetup.target",
-    "integritysetup.target",
+    "systemd-sysusers.service", "systemd-binfmt.service", "systemd-pcrphase.service",
+    "systemd-pcrphase-sysinit.service", "systemd-boot-system-token.service", "systemd-random-seed.service",
+    "systemd-repart.service", "systemd-logind.service", "getty-static.service", "systemd-initctl.socket",
+    "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount", "dev-mqueue.mount",
+    "proc-sys-fs-binfmt_misc.automount", "cryptsetup.target", "veritysetup.target", "integritysetup.target",
 )  # fmt: skip
 
 # Disks first: the initrd must find its partitions under every controller that the vendors' images meet.
@@ -64,8 +64,7 @@ class Guest:
 
 def build() -> Guest:
     """The guest, from the cache or made now; needs apt's package lists then."""
-    ingredients = (PACKAGES, cache.scripts_digest())
-    path = cache.item("guest", ingredients, _make)
+    path = cache.item("guest", cache.scripts_digest("guest.py", "packages.py", "files"), _make)
     return Guest(path / "tree" / "usr", path / "vmlinuz", path / "initrd.cpio.gz")
 
 

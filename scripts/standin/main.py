@@ -62,7 +62,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run make-release; returns its exit status."""
     options = arguments(argv)
-    _become_root()
+    if argv is None:
+        _become_root()
     console = PlainConsole()
     try:
         spec = release.Spec(

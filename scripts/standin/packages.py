@@ -17,7 +17,8 @@ PROGRAMS = {
     "apt-get": "apt", "dpkg-deb": "dpkg", "sgdisk": "gdisk", "depmod": "kmod", "modprobe": "kmod",
     "mkfs.btrfs": "btrfs-progs", "mkfs.vfat": "dosfstools", "mcopy": "mtools", "mke2fs": "e2fsprogs",
     "resize2fs": "e2fsprogs", "mksquashfs": "squashfs-tools", "cpio": "cpio", "busybox": "busybox-static",
-    "grub-mkimage": "grub-common", "qemu-img": "qemu-utils", "lbzip2": "lbzip2", "gpg": "gnupg", "unshare": "util-linux",
+    "grub-mkimage": "grub-common", "qemu-img": "qemu-utils", "lbzip2": "lbzip2", "gpg": "gnupg",
+    "unshare": "util-linux",
 }  # fmt: skip
 """What make-release runs, and the package that brings it."""
 
@@ -63,6 +64,10 @@ def download(packages: Iterable[str], folder: Path) -> list[Path]:
 
 
 def unpack(archive: Path, tree: Path) -> None:
-    """Unpack a package's files into `tree`, whose /bin, /sbin and /lib may be links into /usr."""
+    """Unpack a package's files into `tree`, whose /bin, /sbin and /lib may be links into /usr.
+
+    All files become ours, that is root's: the few of other owners mean nothing in an image, and an ordinary user could
+    not make them.
+    """
     content = run(["dpkg-deb", "--fsys-tarfile", archive]).stdout
-    run(["tar", "-x", "-p", "--keep-directory-symlink", "-C", tree], input=content)
+    run(["tar", "-x", "-p", "--no-same-owner", "--keep-directory-symlink", "-C", tree], input=content)

