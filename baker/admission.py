@@ -26,5 +26,5 @@ def admit(
             )
     for finding in findings:
         say = console.warn if finding.fatal else console.note
-        say(f"{sysext.name}: {finding.message}")
+        say(finding.message)
     return tuple(finding.code for finding in findings)

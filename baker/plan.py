@@ -30,6 +30,7 @@ from baker.sysext import read_sysext
 from baker.vendor import Vendor, find_vendors
 
 GENERIC_IMAGE = "flatcar_production_image.bin.bz2"
+_NO_OWN = "the release has no image of the vendor's own"
 
 
 @dataclass(frozen=True)
@@ -276,34 +277,37 @@ def choose_source(vendor: Vendor, base: str, count: int, release: Release, servi
 
     Asks the release server which files exist. UsageError when nothing fits, saying why.
     """
-    generic_why_not = ""
-    if vendor.oem and not services.published(release, f"oem-{vendor.oem.sysext}.raw"):
-        generic_why_not = f"release {release.version} has no oem-{vendor.oem.sysext}.raw"
-    if vendor.oem is None or base == "generic":
-        if generic_why_not:
-            raise UsageError(
-                f"{vendor.name} cannot be made from the generic image: {generic_why_not}.", "Use --base published."
-            )
-        why = "asked for" if base == "generic" else "the vendor has no OEM content"
-        return PlannedVendor(vendor, "generic", GENERIC_IMAGE, why)
-    published = next((name for name in vendor.published if services.published(release, name)), None)
-    if base == "published":
-        if not published:
+    # The server is asked only for what the answer depends on, so that a full cache needs no server at all.
+    if vendor.oem is None:
+        return PlannedVendor(vendor, "generic", GENERIC_IMAGE, "the vendor has no OEM content")
+    if base != "generic" and (base == "published" or count == 1):
+        name = _published(vendor, release, services)
+        if name:
+            why = "asked for" if base == "published" else "one vendor: its own image has the right layout already"
+            return PlannedVendor(vendor, "published", name, why)
+        if base == "published":
             raise UsageError(
                 f"Release {release.version} has no published image for {vendor.name}.", "Use --base generic."
             )
-        return PlannedVendor(vendor, "published", published, "asked for")
-    if published and generic_why_not:
-        return PlannedVendor(vendor, "published", published, generic_why_not)
-    if published and count == 1:
-        return PlannedVendor(vendor, "published", published, "one vendor: its own image has the right layout already")
-    if generic_why_not:
-        raise UsageError(
-            f"Nothing to make {vendor.name} from: {generic_why_not}, and no published image either.",
-            "Choose another release or vendor.",
-        )
-    why = "several vendors share one download" if count > 1 else f"no published image for {vendor.name}"
-    return PlannedVendor(vendor, "generic", GENERIC_IMAGE, why)
+    sysext = f"oem-{vendor.oem.sysext}.raw"
+    if services.published(release, sysext):
+        why = {"generic": "asked for"}.get(base, "several vendors share one download" if count > 1 else _NO_OWN)
+        return PlannedVendor(vendor, "generic", GENERIC_IMAGE, why)
+    lack = f"release {release.version} has no {sysext}"
+    if base == "generic":
+        raise UsageError(f"{vendor.name} cannot be made from the generic image: {lack}.", "Use --base published.")
+    name = _published(vendor, release, services)
+    if name:
+        return PlannedVendor(vendor, "published", name, lack)
+    raise UsageError(
+        f"Nothing to make {vendor.name} from: {lack}, and no published image either.",
+        "Choose another release or vendor.",
+    )
+
+
+def _published(vendor: Vendor, release: Release, services: Services) -> str | None:
+    """The vendor's own image on the release server, the preferred one of those that exist."""
+    return next((name for name in vendor.published if services.published(release, name)), None)
 
 
 def describe(plan: BakePlan) -> str:
