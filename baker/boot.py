@@ -21,7 +21,7 @@ from baker import guest, qemu
 from baker.boot_report import BootReport, Check
 from baker.console import Console
 from baker.disk import read_table
-from baker.errors import BootError, EnvironmentFault, ImageError
+from baker.errors import BootError, EnvironmentFault, ImageError, UsageError
 from baker.guest import CommandResult, GuestReport
 from baker.model import Arch, Injection
 from baker.offline import OfflineEditor
@@ -33,7 +33,7 @@ from baker.sparse import clone
 
 @dataclass(frozen=True)
 class BootRequest:
-    """What to boot and what to expect. `timeout` is seconds per firmware, `memory` MiB."""
+    """What to boot and what to expect. `timeout` is seconds for each firmware, `memory` MiB."""
 
     image: Path
     firmware: tuple[Firmware, ...] = (Firmware.UEFI,)
@@ -88,14 +88,11 @@ def boot_image(request: BootRequest, console: Console) -> list[BootReport]:
         script = guest.check_script(mark, request.commands, settle_seconds=max(10, int(request.timeout / 2)))
         disk = _prepare_disk(request, script, work, console)
         qemu.need_emulator(disk.arch)
-        firmware = request.firmware
-        if disk.arch == Arch.ARM64 and firmware != (Firmware.UEFI,):
-            console.note("arm64 has no BIOS; booting under UEFI only.")
-            firmware = (Firmware.UEFI,)
+        firmware = _usable_firmware(request.firmware, disk.arch, console)
         accelerator = qemu.choose_accelerator(disk.arch, request.accelerator)
         fw_cfg, smbios = _write_guest_files(script, work)
         reports = []
-        with request.console_file.open("wb") if request.console_file else nullcontext() as copy:
+        with request.console_file.open("wb", buffering=0) if request.console_file else nullcontext() as copy:
             for item in firmware:
                 machine = Machine(disk.arch, accelerator, request.memory, _uefi_files(disk.arch, item, work))
                 argv = qemu.qemu_argv(machine, disk.path, fw_cfg, smbios)
@@ -103,6 +100,15 @@ def boot_image(request: BootRequest, console: Console) -> list[BootReport]:
                     outcome = _run_guest(argv, mark, request, copy, work / "qemu.log", console)
                 reports.append(_report(request, disk, item, accelerator, outcome))
         return reports
+
+
+def _usable_firmware(wanted: tuple[Firmware, ...], arch: Arch, console: Console) -> tuple[Firmware, ...]:
+    if arch == Arch.X86_64 or Firmware.BIOS not in wanted:
+        return wanted
+    if Firmware.UEFI not in wanted:
+        raise UsageError(f"{arch} machines have no BIOS.", "Use --firmware uefi.")
+    console.note(f"{arch} machines have no BIOS; booting under UEFI only")
+    return (Firmware.UEFI,)
 
 
 def require_success(reports: list[BootReport]) -> None:
@@ -253,13 +259,13 @@ def _report(request: BootRequest, disk: _Disk, firmware: Firmware, accelerator: 
         sysexts=found.sysexts if found else (),
         failed_units=found.failed_units if found else (),
         commands=found.commands if found else (),
-        checks=tuple(_checks(request, found)) if found else (Check("boots", outcome.failure),),
+        checks=tuple(judge(request, found)) if found else (Check("boots", outcome.failure),),
         last_lines=outcome.last_lines,
     )
 
 
-def _checks(request: BootRequest, found: GuestReport) -> Iterator[Check]:
-    """Every expectation of a guest that came up, and whether it holds."""
+def judge(request: BootRequest, found: GuestReport) -> Iterator[Check]:
+    """Every expectation of a guest that reported, and whether it holds."""
     settled = found.state in ("running", "degraded")
     waiting = "; ".join(line.strip() for line in found.jobs.splitlines()) or found.state or "unknown"
     yield Check("boots", None if settled else f"systemd did not finish starting; it waits for: {waiting}.")
@@ -279,7 +285,8 @@ def _not_merged(name: str, found: GuestReport) -> str:
         if known
         else "systemd does not see an image of that name"
     )
-    log = f" systemd-sysext says: {found.sysext_log.splitlines()[-1]}" if found.sysext_log else ""
+    telling = [line for line in found.sysext_log.splitlines() if name in line or "ailed" in line]
+    log = f" systemd-sysext says: {telling[-1]}" if telling else ""
     return f"The sysext {name} is not merged ({why}); merged are: {', '.join(found.sysexts) or 'none'}.{log}"
 
 

@@ -218,7 +218,7 @@ def unpack(image: Path, format: str, target: Path) -> None:
         to_raw(image, target)
         return
     try:
-        # What a truncated image lacks reads as zeros, so ask for consistency first (3: leaks, 63: not for this format).
+        # What a truncated image lacks reads as zeros, so check it first (3: only leaks, 63: not for this format).
         run(["qemu-img", "check", "-q", "-f", format, image], ok=(0, 3, 63))
         run(["qemu-img", "convert", "-f", format, "-O", "raw", image, target])
     except CommandFailed as failure:

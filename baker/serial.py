@@ -15,6 +15,7 @@ from typing import IO
 from baker.guest import FrameCollector
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|[()][0-9A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[=>78cDEHMZ])")
+_CURSOR = re.compile(r"\x1b\[[0-9]*;[0-9]*H")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _LONGEST_LINE = 16 * 1024
 _AFTER_FAILURE = 2.0
@@ -25,7 +26,7 @@ _PHASES = (FIRMWARE, KERNEL, SYSTEMD, CHECK)
 # The first line of a phase. A kernel line has a timestamp, or is the last thing that GRUB or the EFI stub says.
 _PHASE_SIGNS = {
     KERNEL: re.compile(r"^\[ +[0-9]+\.[0-9]{6}\] |Booting a command list|EFI stub: "),
-    SYSTEMD: re.compile(r"systemd\[1\]: |Welcome to .*!$|\[ {1,2}OK {1,2}\] "),
+    SYSTEMD: re.compile(r"systemd\[1\]: |\[ {1,2}OK {1,2}\] "),
 }
 
 
@@ -64,6 +65,8 @@ _SIGNS = (
     ),
 )
 
+_COMPLAINTS = ("error: ", "BdsDxe: failed to load ")
+
 
 def clean(text: str) -> str:
     """Console text without terminal escapes and control characters."""
@@ -90,7 +93,9 @@ class SerialReader:
         """The next bytes of the console."""
         if data and not self.phase:
             self.phase = FIRMWARE
-        *lines, rest = (self._partial + self._decoder.decode(data)).split("\n")
+        # Firmware and GRUB start a line by moving the cursor, too.
+        text = _CURSOR.sub("\n", self._partial + self._decoder.decode(data))
+        *lines, rest = text.split("\n")
         for line in lines:
             self._line(clean(line))
         self._partial = rest[-_LONGEST_LINE:]
@@ -122,16 +127,19 @@ class SerialReader:
                 continue
             found = sign.pattern.search(line)
             if found is not None:
-                detail = found[1].strip() if sign.pattern.groups else self._grub_error(line)
+                detail = found[1].strip() if sign.pattern.groups else self._complaint(line)
                 self.failure = f"{sign.sentence}: {detail}" if detail else f"{sign.sentence}."
                 return
 
-    def _grub_error(self, line: str) -> str:
-        """The last `error: …` before `line`; GRUB prints harmless ones too, so alone they are no failure."""
+    def _complaint(self, line: str) -> str:
+        """What the firmware or GRUB last complained of before `line`.
+
+        Complaints may be harmless, so that they explain a failure but are no sign of one.
+        """
         if self.phase != FIRMWARE:
             return ""
-        errors = (said for said in reversed(self._lines) if said.startswith("error: ") and said != line.rstrip())
-        return next(errors, "").removeprefix("error: ")
+        said = (text for text in reversed(self._lines) if text.startswith(_COMPLAINTS) and text != line.rstrip())
+        return next(said, "").removeprefix("error: ")
 
 
 def watch(
@@ -152,7 +160,6 @@ def watch(
             return False
         if copy is not None:
             copy.write(data)
-            copy.flush()
         reader.feed(data)
         if reader.phase != phase:
             phase = reader.phase

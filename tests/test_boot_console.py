@@ -100,6 +100,11 @@ def test_terminal_escapes_are_removed() -> None:
 @pytest.mark.parametrize(
     ("console", "failure"),
     [
+        ("\x1b[2J\x1b[01;01HBdsDxe: failed to load Boot0001 \"UEFI Misc Device\": Not Found\r\n"
+         "BdsDxe: starting Boot0002\r\n\x1b[2J\x1b[01;01H\x1b[01;01HUEFI Interactive Shell v2.2\r\n",
+         "The firmware found nothing to boot: BdsDxe: failed to load Boot0001 \"UEFI Misc Device\": Not Found"),
+        ("\x1b[0merror: no such device: EFI-SYSTEM.\x1b[01;01H\x1b[2J\x1b[02;24HGNU GRUB  version 2.06\r\n\r\ngrub> ",
+         "GRUB stopped at its prompt: no such device: EFI-SYSTEM."),
         ("error: no such partition.\r\nEntering rescue mode...\r\ngrub rescue> ",
          "GRUB found neither its modules nor its configuration and stopped at its prompt: no such partition."),
         ("\x1b[2Jerror: file `/flatcar/vmlinuz-a' not found.\r\nerror: you need to load the kernel first.\r\n",
@@ -162,7 +167,10 @@ def test_last_lines_are_what_people_want_to_see() -> None:
 def _watch_shell(script: str, timeout: float, copy: Path) -> tuple[bool, SerialReader, float, list[str]]:
     reader, phases = SerialReader(MARK), list[str]()
     started = time.monotonic()
-    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as process, copy.open("wb") as file:
+    with (
+        subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as process,
+        copy.open("wb", buffering=0) as file,
+    ):
         assert process.stdout is not None
         running = watch(process.stdout, reader, timeout, file, phases.append)
         process.kill()

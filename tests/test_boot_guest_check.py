@@ -85,12 +85,6 @@ def test_the_unit_carries_the_script() -> None:
     assert data is not None and base64.b64decode(data[1]) == script
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    path = tmp_path / guest.UNIT
-    path.write_text(guest.unit(guest.check_script(MARK, ["true"], 1), "edited copy"))
-    assert run(["systemd-analyze", "verify", path]).stderr == ""
-
-
 def test_ignition_finds_nothing_wrong_with_the_config(tmp_path: Path) -> None:
     """The real validator, and the same config under Flatcar's key and upstream's."""
     entries = guest.fw_cfg(guest.check_script(MARK, ["echo 'ü' \"%s\""], 1))

@@ -89,6 +89,8 @@ def boot(
     from baker.console import make_console
     from baker.qemu import Firmware
 
+    for file in filter(None, (junit, console_file)):
+        _check_writable(file)
     choices = tuple(Firmware) if firmware == FirmwareChoice.BOTH else (Firmware(firmware.value),)
     request = BootRequest(
         image=image, firmware=choices, arch=arch, expect_sysexts=tuple(expect_sysext or ()),
@@ -104,6 +106,16 @@ def boot(
         write_junit(reports, junit)
     typer.echo(dumps(as_json(reports), indent=2) if json else "\n".join(map(render, reports)))
     require_success(reports)
+
+
+def _check_writable(file: Path) -> None:
+    """UsageError now rather than after minutes of booting."""
+    from baker.errors import UsageError
+
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise UsageError(f"Cannot write {file}: {error.strerror}.") from None
 
 
 boot.__doc__ = f"{boot.__doc__}\n\n{_EPILOG}"
