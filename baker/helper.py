@@ -38,8 +38,7 @@ CHUNK, MAX_LINE, MAX_NODES, MAX_PATH = 1 << 20, 1 << 16, 1 << 17, 1 << 12
 # otherwise; noinit_itable keeps the kernel from filling the sparse image with zeroed inode tables meanwhile.
 FILESYSTEMS = {"ext4": "errors=remount-ro,noinit_itable", "btrfs": ""}
 
-# Covered by the image's filesystem in our own namespace only. It exists everywhere, so nothing has to be created
-# that SIGKILL could leave behind; host paths are opened only while nothing is mounted.
+# Covered in our own namespace only, while no host path is opened. It exists everywhere: nothing is left to remove.
 MOUNTPOINT = "/tmp"  # noqa: S108
 
 # linux/loop.h, linux/sched.h, linux/mount.h
@@ -187,7 +186,7 @@ def mount(image: int, request: Message) -> int:
         with _closing(loop):
             _call(_libc.mount, device, MOUNTPOINT, fstype, flags, FILESYSTEMS[fstype])
     except OSError as error:
-        codes = {errno.ENODEV: "no-driver", errno.EPERM: "no-mount", errno.EACCES: "no-mount"}
+        codes = {errno.ENODEV: "no-driver", errno.EPERM: "no-mount", errno.EEXIST: "image-busy"}
         raise Refusal(codes.get(error.errno or 0, "bad-filesystem"), str(error.strerror)) from error
     return os.open(MOUNTPOINT, os.O_DIRECTORY | SAFE)
 
@@ -273,7 +272,7 @@ class Session:
                         _call(_libc.syncfs, root)
                 finally:
                     _call(_libc.umount2, MOUNTPOINT, 0)
-            os.fsync(image)  # write errors of the loop device surface here
+                os.fsync(image)  # write errors of the loop device surface here
 
     def do_list(self, request: Message) -> Message:
         """The node at a path and, when `deep`, all below it; in no promised order."""
@@ -296,7 +295,8 @@ class Session:
 
     def do_space(self, request: Message) -> Message:
         space = os.fstatvfs(self._root)
-        return {"free": space.f_bfree * space.f_frsize, "total": space.f_blocks * space.f_frsize}
+        free, total = space.f_bfree * space.f_frsize, space.f_blocks * space.f_frsize
+        return {"free": free, "total": total, "inodes": space.f_ffree if space.f_files else None}
 
     def do_mkdir(self, request: Message) -> None:
         with self._place(request) as (parent, name):
@@ -341,10 +341,9 @@ class Session:
 
     @contextmanager
     def _place(self, request: Message) -> Iterator[tuple[int, str]]:
-        """Yield (directory, name) for a new entry, then give it owner, mode and time.
+        """Yield (directory, name) for a new entry, then give it owner, mode and time; the directory keeps its times.
 
-        A file or link that may be replaced is removed first. The directory keeps its times: the image should not
-        tell when it was baked.
+        A file or link that may be replaced is removed first.
         """
         with self._parent(request["path"]) as (parent, name):
             before = os.fstat(parent)
@@ -367,7 +366,8 @@ class Session:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "other")
         node = {"path": path, "kind": kind, "mode": stat.S_IMODE(found.st_mode), "uid": found.st_uid,
-                "gid": found.st_gid, "size": found.st_size, "mtime": int(found.st_mtime)}  # fmt: skip
+                "gid": found.st_gid, "size": found.st_size, "mtime": int(found.st_mtime),
+                "allocated": found.st_blocks * 512, "links": found.st_nlink}  # fmt: skip
         if kind == "symlink":
             node["symlink"] = os.readlink(name, dir_fd=parent)
         elif kind == "file":  # nothing but regular files is ever opened, so no device acts, no fifo blocks

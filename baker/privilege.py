@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory, TemporaryFile
 from types import TracebackType
 from typing import IO, Any, Self
 
-from baker.disk import probe_fs
+from baker.disk import check_filesystems, read_table
 from baker.errors import BakeError, EnvironmentFault, ImageError, UsageError
-from baker.gpt import read_gpt
 from baker.helper import FILESYSTEMS, PROTOCOL
-from baker.inject import check_space, check_written, expected_nodes, plan_work, usable_bytes
+from baker.inject import Worklist, check_space, check_written, expected_nodes, plan_work, usable_bytes
 from baker.model import Injection, Node, Partition
 from baker.run import find, spawn
 
@@ -60,18 +59,9 @@ _FAULTS: dict[str, tuple[type[BakeError], str, str | None]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Identity:
-    """What makes a file the one that was looked at."""
-
-    device: int
-    inode: int
-    owner: int
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        found = path.stat()
-        return cls(found.st_dev, found.st_ino, found.st_uid)
+def identity(found: os.stat_result) -> dict[str, Any]:
+    """What makes a file the one that was looked at, in the helper's words."""
+    return {"device": found.st_dev, "inode": found.st_ino, "owner": found.st_uid}
 
 
 class Helper:
@@ -135,7 +125,7 @@ class Helper:
                 pass
         self._process.wait()
 
-    def request(self, operation: str, content: Iterable[bytes] = (), **fields: object) -> dict[str, Any]:
+    def request(self, operation: str, content: Iterable[bytes] = (), **fields: Any) -> dict[str, Any]:
         """One exchange with the helper; returns the fields of its answer, with raw bytes as `data`.
 
         Raises Refused for the helper's refusal, EnvironmentFault when the helper is gone.
@@ -169,12 +159,12 @@ class Helper:
         return EnvironmentFault(f"The privileged helper does not run: {said[-1] if said else 'it ended'}.", _OFFLINE)
 
     @contextmanager
-    def mounted(self, image: Path, seen: _Identity, partition: Partition, readonly: bool) -> Iterator[_Mount]:
-        """Mount a partition of `image`, which must still be the file that was `seen`, for the block."""
+    def mounted(self, image: Path, seen: dict[str, Any], partition: Partition, readonly: bool) -> Iterator[_Mount]:
+        """Mount a partition of `image`, which must still be the `identity` that was `seen`, for the block."""
         with self._lock:
             self.request(
-                "mount", image=os.fspath(image), device=seen.device, inode=seen.inode, owner=seen.owner,
-                offset=partition.offset, size=partition.size, fstype=partition.fs, readonly=readonly,
+                "mount", image=os.fspath(image), **seen, offset=partition.offset, size=partition.size,
+                fstype=partition.fs, readonly=readonly,
             )  # fmt: skip
             try:
                 yield _Mount(self)
@@ -215,32 +205,40 @@ class _Mount:
     def __init__(self, helper: Helper) -> None:
         self._helper = helper
 
-    def nodes(self, path: str, deep: bool) -> list[Node]:
+    def nodes(self, path: str, deep: bool = False) -> list[Node]:
         """The node at `path` and, when `deep`, all below it; empty when there is nothing without following links."""
-        try:
-            found = self._helper.request("list", path=path, deep=deep)["nodes"]
-        except Refused as refused:
-            if refused.code in ("absent", "not-directory"):
-                return []
-            raise
-        return [_node(fields) for fields in found]
+        return [_node(fields) for fields in self._look("list", path=path, deep=deep).get("nodes", [])]
 
     def kind_at(self, path: str) -> str:
         """The kind of the node at `path`, "" where there is none."""
-        return "".join(node.kind for node in self.nodes(path, deep=False))
+        found = self.nodes(path)
+        return found[0].kind if found else ""
 
     def read(self, path: str, limit: int) -> bytes | None:
-        try:
-            data: bytes = self._helper.request("read", path=path, limit=limit)["data"]
-        except Refused as refused:
-            if refused.code in ("absent", "not-directory"):
-                return None
-            raise
-        return data
+        """The first bytes of a regular file, None where there is none."""
+        return self._look("read", path=path, limit=limit).get("data")
 
     def usable(self) -> int:
+        """Bytes that new files may take."""
         space = self._helper.request("space")
         return usable_bytes(space["free"], space["total"])
+
+    def check_room(self, label: str, work: Worklist) -> None:
+        """Raise EnvironmentFault when `work` needs more blocks or inodes than there are."""
+        removed = [node for path in work.removals for node in self._look("list", path=path, deep=False)["nodes"]]
+        check_space(label, work, self.usable() + sum(node["allocated"] for node in removed if node["links"] == 1))
+        inodes = self._helper.request("space")["inodes"]
+        if inodes is not None and inodes < len(work.created):
+            raise EnvironmentFault(f"{label} has too few free inodes for {len(work.created)} new entries.")
+
+    def _look(self, operation: str, **fields: Any) -> dict[str, Any]:
+        """A request whose answer is empty where nothing is at the path, or only behind a link."""
+        try:
+            return self._helper.request(operation, **fields)
+        except Refused as refused:
+            if refused.code in ("absent", "not-directory"):
+                return {}
+            raise
 
     def create(self, entry: Injection, epoch: int, replace: bool) -> None:
         """Write one entry whose parent directory exists."""
@@ -287,39 +285,44 @@ def _node(fields: dict[str, Any]) -> Node:
 class LoopEditor:
     """The `Editor` that mounts partitions through `helper`; see inject.Editor for its methods.
 
-    Every method mounts, works and unmounts, so between calls the image is an ordinary file again. Looking is done
-    on read-only mounts of read-only devices. `epoch` becomes the mtime of what is written; `work` is not needed.
+    Every method mounts, works and unmounts, so between calls the image is an ordinary file again. A partition is
+    checked before it is first mounted: the kernel's drivers should not meet a damaged one. Looking is done on
+    read-only mounts of read-only devices. `work` is for temporary files, `epoch` becomes the mtime of what is written.
     """
 
     def __init__(self, image: Path, work: Path, epoch: int, helper: Helper) -> None:
-        self._image = image.resolve()
-        self._epoch = epoch
-        self._helper = helper
+        self._image, self._work, self._epoch, self._helper = image.resolve(), work, epoch, helper
+        self._checked: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._seen = _Identity.of(self._image)
+        # Kept open, so that no other file can get its inode number and pass for it.
+        self._file = self._image.open("rb")
+        self._seen = identity(os.fstat(self._file.fileno()))
+        self._table = read_table(self._image)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing stays mounted between calls."""
+        self._file.close()
 
     def apply(self, label: str, injections: Sequence[Injection]) -> None:
+        _refuse_privileged(injections)
         with self._mounted(label) as mount:
             work = plan_work(label, injections, mount.kind_at)
-            check_space(label, work, mount.usable())
+            mount.check_room(label, work)
         expected = expected_nodes(work)
         with self._mounted(label, readonly=False) as mount:
             for entry in work.created:
                 mount.create(entry, self._epoch, entry.path in work.removals)
         # A new mount reads what reached the image, not what the kernel remembers of the writing.
         with self._mounted(label) as mount:
-            check_written(label, expected, {node.path: node for path in expected for node in mount.nodes(path, False)})
+            check_written(label, expected, {node.path: node for path in expected for node in mount.nodes(path)})
 
     def tree(self, label: str, under: str = "/") -> dict[str, Node]:
         with self._mounted(label) as mount:
-            return {node.path: node for node in sorted(mount.nodes(under, deep=True), key=lambda node: node.path)}
+            nodes = mount.nodes("/" + under.strip("/"), deep=True)
+        return {node.path: node for node in sorted(nodes, key=lambda node: node.path)}
 
     def read(self, label: str, path: str, limit: int = 1 << 20) -> bytes | None:
         with self._mounted(label) as mount:
@@ -331,15 +334,27 @@ class LoopEditor:
 
     @contextmanager
     def _mounted(self, label: str, readonly: bool = True) -> Iterator[_Mount]:
-        partition = read_gpt(self._image).get(label)
-        partition = replace(partition, fs=probe_fs(self._image, partition.offset, partition.size))
+        partition = self._table.get(label)
         if partition.fs not in FILESYSTEMS:
-            raise ImageError(f"The {label} partition has no filesystem that can be edited: {partition.fs or 'none'}.")
+            raise ImageError(
+                f"{label} holds {partition.fs or 'no known filesystem'}; only ext4 and btrfs can be edited.",
+                "Use an unmodified Flatcar image.",
+            )
+        if label not in self._checked:
+            check_filesystems(self._image, self._table, [label], self._work)
+            self._checked.add(label)
         try:
             with self._helper.mounted(self._image, self._seen, partition, readonly) as mount:
                 yield mount
         except Refused as refused:
             raise _fault(refused, f"{label} of {self._image}") from refused
+
+
+def _refuse_privileged(injections: Iterable[Injection]) -> None:
+    """The helper writes nothing setuid or setgid; say so before it has written the rest."""
+    for entry in injections:
+        if entry.mode & (stat.S_ISUID | stat.S_ISGID):
+            raise UsageError(f"{entry.path} is to be setuid or setgid, which nothing baked may be.")
 
 
 def _fault(refused: Refused, place: str) -> BakeError:
@@ -368,7 +383,7 @@ def _try_driver(helper: Helper, blank: Path, fs: str) -> None:
     """Mount a file of zeros: that no such filesystem is found shows that everything before it works."""
     partition = Partition("", 0, "", "", 0, 0, blank.stat().st_size, fs)
     try:
-        with helper.mounted(blank, _Identity.of(blank), partition, readonly=True):
+        with helper.mounted(blank, identity(blank.stat()), partition, readonly=True):
             pass
     except Refused as refused:
         if refused.code != "bad-filesystem":
