@@ -25,16 +25,19 @@ _GPG = (
     "gpg", "--batch", "--no-tty", "--no-options", "--no-autostart", "--disable-dirmngr", "--no-auto-key-retrieve",
     "--trust-model", "always", "--exit-on-status-write-error", "--status-fd", "1",
 )  # fmt: skip
+_DAMAGED_HINT = "It was changed or damaged on its way; try again, or use another --mirror."
+_RENEWED_HINT = "If the key was renewed, get its new edition: --signing-key FILE."
+# Keyword → (what it means, next step); of several, the first of these explains best.
 _REFUSED = {
-    "BADSIG": "does not match its signature",
-    "ERRSIG": "has a signature that cannot be checked",
-    "NO_PUBKEY": "is signed by an unknown key",
-    "EXPSIG": "has an expired signature",
-    "REVKEYSIG": "is signed by a revoked key",
-    "NODATA": "has a file without a signature as its signature",
-    "UNEXPECTED": "has a malformed signature",
+    "BADSIG": ("does not match its signature", _DAMAGED_HINT),
+    "REVKEYSIG": ("is signed by a revoked key", "Do not use it; its owner has withdrawn the key."),
+    "NO_PUBKEY": ("is signed by an unknown key", _RENEWED_HINT),
+    "EXPSIG": ("has an expired signature", None),
+    "NODATA": ("has a signature file without a signature in it", _DAMAGED_HINT),
+    "UNEXPECTED": ("has a malformed signature", _DAMAGED_HINT),
     # A signature that brings its own text says nothing about the file beside it.
-    "PLAINTEXT": "has a signature that is not detached",
+    "PLAINTEXT": ("has a signature that is not detached", None),
+    "ERRSIG": ("has a signature that gpg cannot check", "Is the clock of this machine right?"),
 }
 _SIGNATURE_OF_BYTES = "00"  # RFC 4880 §5.2.1: class 01 ignores line endings, others do not sign documents at all
 _STRONG_HASHES = {"8": "SHA256", "9": "SHA384", "10": "SHA512", "11": "SHA224", "12": "SHA3-256", "14": "SHA3-512"}
@@ -58,15 +61,16 @@ def parse_status(status: str, what: str = "The file") -> Signer:
     Demands exactly one signature, GOODSIG or EXPKEYSIG with its VALIDSIG, over the plain bytes and with a hash of
     the SHA-2 or SHA-3 family. Raises VerificationError for everything else. It does not judge who the signer is.
     """
-    lines = [
-        line.split()[1:] for line in status.splitlines() if line.startswith("[GNUPG:] ") and len(line.split()) > 1
-    ]
-    for keyword, *_ in lines:
-        if keyword in _REFUSED:
-            raise VerificationError(f"{what} {_REFUSED[keyword]}.")
-    verdicts = [keyword for keyword, *_ in lines if keyword in ("GOODSIG", "EXPKEYSIG")]
+    # Lines end with \n alone: str.splitlines would also break at characters that a user id may contain.
+    fields_of_lines = (line.split()[1:] for line in status.split("\n") if line.startswith("[GNUPG:] "))
+    lines = [fields for fields in fields_of_lines if fields]
+    keywords = [keyword for keyword, *_ in lines]
+    for keyword, (meaning, hint) in _REFUSED.items():
+        if keyword in keywords:
+            raise VerificationError(f"{what} {meaning}.", hint)
+    verdicts = [keyword for keyword in keywords if keyword in ("GOODSIG", "EXPKEYSIG")]
     valid = [fields for keyword, *fields in lines if keyword == "VALIDSIG"]
-    if len(verdicts) != 1 or len(valid) != 1 or sum(keyword == "NEWSIG" for keyword, *_ in lines) > 1:
+    if len(verdicts) != 1 or len(valid) != 1 or keywords.count("NEWSIG") > 1:
         found = "no good signature" if not verdicts else "more than one signature"
         raise VerificationError(f"{what} has {found}; exactly one is expected.")
     try:
@@ -93,6 +97,7 @@ class SignatureStream:
             self._stdin.write(data)
         except BrokenPipeError:
             self.finish()
+            raise VerificationError(f"{self._what} was not read to its end by gpg.") from None
 
     def finish(self) -> Signer:
         """All data is there: who signed it? VerificationError if it is not the pinned key, or anything is wrong."""
@@ -173,7 +178,7 @@ class Verifier:
             if not any(expiries) or any(expiry and signer.created >= expiry for expiry in expiries):
                 raise VerificationError(
                     f"{what} was signed after the signing key {signer.key} had expired.",
-                    "If the key was renewed, get its new edition: --signing-key FILE.",
+                    _RENEWED_HINT,
                 )
         return signer
 

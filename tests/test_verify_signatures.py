@@ -85,7 +85,7 @@ def test_another_key_with_the_same_user_id_is_refused(key: TestKey, verifier: Ve
     with TestKey() as impostor:
         impostor.add_subkey()
         forged = impostor.sign(DATA)
-        with pytest.raises(VerificationError, match=r"unknown key|cannot be checked"):
+        with pytest.raises(VerificationError, match="signed by an unknown key"):
             verifier.verify(DATA, forged, "it")
         # Even when the impostor's key comes along with the right one.
         with (
@@ -122,7 +122,7 @@ def test_a_text_mode_signature_is_refused_because_line_endings_do_not_count_in_i
 
 
 def test_a_weak_hash_is_refused(verifier: Verifier, key: TestKey) -> None:
-    with pytest.raises(VerificationError, match=r"weak hash|cannot be checked|does not match"):
+    with pytest.raises(VerificationError, match="weak hash"):
         verifier.verify(DATA, key.sign(DATA, "--digest-algo", "SHA1"), "it")
 
 
