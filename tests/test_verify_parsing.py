@@ -62,6 +62,14 @@ def test_anything_but_one_complete_good_signature_is_refused(lines: list[str]) -
         parse_status(status(*lines))
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r"])
+def test_a_user_id_cannot_smuggle_in_a_line(separator: str) -> None:
+    with pytest.raises(VerificationError):
+        parse_status(status(NEWSIG, f"{GOOD}{separator}{VALID}"))
+    forged = VALID.replace(PRIMARY, "C" * 40)
+    assert parse_status(status(NEWSIG, f"{GOOD}{separator}{forged}", VALID)).primary == PRIMARY
+
+
 @given(
     st.lists(st.sampled_from([NEWSIG, GOOD, EXPIRED, VALID, "[GNUPG:] ", "[GNUPG:] BADSIG x", "noise"]) | st.text())
 )
