@@ -45,6 +45,8 @@ class BootRequest:
     timeout: float = 300
     memory: int = 2048
     accelerator: str = "auto"
+    network: bool = False
+    """Let the guest reach the outside through this machine."""
     console_file: Path | None = None
     """Gets the raw bytes of the serial console, one boot after the other."""
 
@@ -94,7 +96,8 @@ def boot_image(request: BootRequest, console: Console) -> list[BootReport]:
         reports = []
         with request.console_file.open("wb", buffering=0) if request.console_file else nullcontext() as copy:
             for item in firmware:
-                machine = Machine(disk.arch, accelerator, request.memory, _uefi_files(disk.arch, item, work))
+                uefi = _uefi_files(disk.arch, item, work)
+                machine = Machine(disk.arch, accelerator, request.memory, uefi, request.network)
                 argv = qemu.qemu_argv(machine, disk.path, fw_cfg, smbios)
                 with console.step(f"Boot {request.image.name} ({item.upper()}, {accelerator.upper()})"):
                     outcome = _run_guest(argv, mark, request, copy, work / "qemu.log", console)
@@ -136,11 +139,12 @@ def _prepare_disk(request: BootRequest, script: bytes, work: Path, console: Cons
     with console.step("Prepare a temporary copy of the image for the check"):
         if source == image:
             clone(image, raw)
+        changes: list[str] = []
         try:
-            return _Disk(raw, facts.arch, _edit(raw, facts, script, work))
+            _edit(raw, facts, script, work, changes)
         except (EnvironmentFault, ImageError) as error:
-            console.warn(f"{error.message} The check can only get in by a systemd credential (systemd 256 or newer).")
-            return _Disk(source, facts.arch)
+            console.warn(f"{error.message} The check may only get in by a systemd credential (systemd 256 or newer).")
+        return _Disk(raw, facts.arch, tuple(changes))
 
 
 def _inspect(raw: Path, arch: Arch | None, work: Path) -> _Facts:
@@ -168,21 +172,20 @@ def _vfat_names(filesystem: str, folder: str) -> set[str]:
     return {line.rstrip("/").rpartition("/")[2].lower() for line in listing.text.splitlines()}
 
 
-def _edit(raw: Path, facts: _Facts, script: bytes, work: Path) -> tuple[str, ...]:
-    """Put the check into a throw-away disk; returns what was changed, in words.
+def _edit(raw: Path, facts: _Facts, script: bytes, work: Path, changes: list[str]) -> None:
+    """Put the check into a throw-away disk; adds to `changes` what was changed, in words.
 
     Only a first boot asks the platform for a config. Any platform but qemu would wait for a metadata service that
     is not there.
     """
-    changes = [f"{guest.UNIT} added to ROOT"]
     with OfflineEditor(raw, work, 0) as editor:
         editor.apply("ROOT", guest.root_injections(script))
+        changes.append(f"{guest.UNIT} added to ROOT")
         if facts.first_boot and facts.platform != "qemu":
             grub = editor.read("OEM", "/grub.cfg") or b""
             content = grub.rstrip(b"\n") + b'\nset oem_id="qemu"\n'
             editor.apply("OEM", [Injection("/grub.cfg", content=content.lstrip(), replace=True)])
             changes.append(f"platform {facts.platform or 'none'} set to qemu")
-    return tuple(changes)
 
 
 def _write_guest_files(script: bytes, work: Path) -> tuple[dict[str, Path], list[Path]]:

@@ -150,19 +150,21 @@ class Machine:
     accelerator: str
     memory: int
     uefi: FirmwareFiles | None
+    network: bool = False
 
 
 def qemu_argv(machine: Machine, disk: Path, fw_cfg: Mapping[str, Path], smbios: Sequence[Path]) -> list[str]:
     """The command that boots the raw image `disk` with its serial console on stdout.
 
     The disk is only read: writes go to a file of QEMU's own that vanishes with it. A guest that restarts or powers
-    off ends QEMU. There is no network, so nothing in the guest can depend on or reach the outside.
+    off ends QEMU. Without `network` nothing in the guest can reach the outside.
     """
     target = _TARGETS[machine.arch]
     argv = [
         target.program, "-machine", target.machine, *_accelerator_options(target, machine.accelerator),
         "-smp", "2", "-m", str(machine.memory),
-        "-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot",
+        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-nic", "user,model=virtio-net-pci" if machine.network else "none",
         "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
         "-device", "virtio-rng-pci",
     ]  # fmt: skip

@@ -21,7 +21,7 @@ def test_uefi_x86_64_by_emulation() -> None:
     assert qemu_argv(machine, Path("/images/disk.raw"), {"opt/org.flatcar-linux/config": Path("/w/c")}, []) == [
         "qemu-system-x86_64", "-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-cpu", "max",
         "-smp", "2", "-m", "2048",
-        "-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot",
+        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none",
         "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
         "-device", "virtio-rng-pci",
         "-drive", "if=pflash,unit=0,file=/f/CODE.fd,format=raw,readonly=on",
@@ -44,6 +44,11 @@ def test_arm64_machine() -> None:
     assert argv[:7] == [
         "qemu-system-aarch64", "-machine", "virt", "-accel", "tcg,thread=multi", "-cpu", "max,pauth-impdef=on",
     ]  # fmt: skip
+
+
+def test_network_only_when_asked_for() -> None:
+    argv = qemu_argv(Machine(Arch.X86_64, "tcg", 2048, None, network=True), Path("/disk.raw"), {}, [])
+    assert argv[argv.index("-nic") + 1] == "user,model=virtio-net-pci"
 
 
 def test_commas_in_file_names_do_not_end_an_option() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from disks import make_disk
 from processes import mentions
 
 from baker.boot import BootRequest, boot_image
-from baker.console import Console
+from baker.console import Console, PlainConsole
 from baker.decompress import LARGEST_IMAGE, open_decoder
 from baker.disk import read_table
 from baker.errors import UsageError
@@ -115,12 +116,17 @@ def _foreign_sysext(folder: Path) -> Path:
 
 @pytest.mark.boot
 def test_a_broken_boot_partition_fails_at_once(tmp_path: Path) -> None:
-    """Long before the timeout, and with what the firmware complained of."""
-    image = make_disk(tmp_path / "broken.raw")
+    """Long before the timeout, and with what the firmware complained of.
+
+    ROOT does not take the check either, which is a warning: systemd may still get it as a credential.
+    """
+    image = make_disk(tmp_path / "broken.raw", root_files={"/etc/systemd/system": "/nowhere"})
     partition = read_table(image).get("EFI-SYSTEM")
     with image.open("r+b") as file:
         punch(file.fileno(), partition.offset, partition.size)
-    (report,) = boot_image(BootRequest(image, timeout=240), Console())
+    said = StringIO()
+    (report,) = boot_image(BootRequest(image, timeout=240), PlainConsole(said))
+    assert "warning: /etc/systemd/system, the parent of" in said.getvalue() and report.changes == ()
     assert not report.booted and report.seconds < 60
     assert report.problems[0].startswith("The firmware found nothing to boot: BdsDxe: failed to load Boot0001")
     assert report.last_lines

@@ -68,6 +68,9 @@ def boot(
     memory: Annotated[
         int, typer.Option("--memory", envvar="FLATCAR_BAKE_BOOT_MEMORY", min=256, help="Memory of the machine in MiB.")
     ] = 2048,
+    network: Annotated[
+        bool, typer.Option("--network", help="Let the guest reach the network through this machine.")
+    ] = False,
     accel: Annotated[
         Accelerator,
         typer.Option("--accel", envvar="FLATCAR_BAKE_ACCEL", help="KVM, or QEMU's emulation, which runs everywhere."),
@@ -95,7 +98,7 @@ def boot(
     request = BootRequest(
         image=image, firmware=choices, arch=arch, expect_sysexts=tuple(expect_sysext or ()),
         commands=tuple(command or ()), allow_failed_units=allow_failed_units, timeout=timeout, memory=memory,
-        accelerator=accel.value, console_file=console_file,
+        accelerator=accel.value, network=network, console_file=console_file,
     )  # fmt: skip
     console = make_console(progress.value, quiet)
     try:
