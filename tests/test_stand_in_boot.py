@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from baker.model import Injection
+from baker.offline import OfflineEditor
 from baker.run import need, run
 
 pytestmark = pytest.mark.boot
@@ -78,33 +80,27 @@ def boot(work: Path, *arguments: str | Path) -> str:
     return serial.read_text(errors="replace").replace("\r", "")
 
 
-def config_option(work: Path, config: bytes) -> list[str]:
-    """QEMU's option that hands over an Ignition config."""
-    file = work / "config.ign"
-    file.write_bytes(config)
-    return ["-fw_cfg", f"name=opt/com.coreos/config,file={file}"]
-
-
-@pytest.mark.parametrize("fixture", ["stand_in", "stand_in_new"])
-def test_published_image_boots_twice_under_uefi(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    folder: Path = request.getfixturevalue(fixture) / CURRENT
+def test_published_image_boots_twice_under_uefi(stand_in: Path, tmp_path: Path) -> None:
+    folder = stand_in / CURRENT
     disk, variables = tmp_path / "disk.qcow2", tmp_path / "vars.qcow2"
     for published, own in (("image.img", disk), ("efi_vars.qcow2", variables)):
         backing = folder.resolve() / f"flatcar_production_qemu_uefi_{published}"
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, own])
     code = folder / "flatcar_production_qemu_uefi_efi_code.qcow2"
+    config = tmp_path / "config.ign"
+    config.write_bytes(ignition())
     machine = [
         "-machine", "q35", "-drive", f"if=virtio,format=qcow2,file={disk}",
         "-drive", f"if=pflash,format=qcow2,readonly=on,file={code}",
         "-drive", f"if=pflash,format=qcow2,file={variables}",
-        *config_option(tmp_path, ignition()),
+        "-fw_cfg", f"name=opt/org.flatcar-linux/config,file={config}",
     ]  # fmt: skip
 
     first = boot(tmp_path, *machine)
     assert "argument flatcar.first_boot=detected." in first
     assert "argument flatcar.oem.id=qemu." in first, "GRUB did not read the OEM's grub.cfg"
     assert "multi-user active." in first
-    assert "failed units: ." in first, "units have failed"
+    assert "failed units: ." in first
     assert "written by Ignition." in first
     for name in ("containerd-flatcar", "docker-flatcar", "oem-qemu"):
         assert re.search(rf"report: .*{name}", first), f"{name} is not merged"
@@ -115,13 +111,21 @@ def test_published_image_boots_twice_under_uefi(fixture: str, request: pytest.Fi
     assert "multi-user active." in second
 
 
-def test_generic_image_boots_with_bios_from_an_ide_disk(stand_in: Path, tmp_path: Path) -> None:
+def test_generic_image_boots_with_bios_from_an_ide_disk(stand_in_new: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk.bin"
-    with disk.open("wb") as file:
-        unpack = ["lbzip2", "-dc", stand_in / CURRENT / "flatcar_production_image.bin.bz2"]
-        with subprocess.Popen(unpack, stdout=subprocess.PIPE) as lbzip2:
-            subprocess.run(["cp", "--sparse=always", "/dev/stdin", disk], stdin=lbzip2.stdout, check=True)
-        assert lbzip2.returncode == 0
+    packed = stand_in_new / CURRENT / "flatcar_production_image.bin.bz2"
+    with subprocess.Popen(["lbzip2", "-dc", packed], stdout=subprocess.PIPE) as lbzip2:
+        subprocess.run(["cp", "--sparse=always", "/dev/stdin", disk], stdin=lbzip2.stdout, check=True)
+    assert lbzip2.returncode == 0
+    with OfflineEditor(disk, tmp_path, epoch=0) as editor:
+        editor.apply("OEM", [Injection("/config.ign", content=ignition())])
+
+    said = boot(tmp_path, "-machine", "pc", "-drive", f"if=ide,format=raw,file={disk}")
+    assert "written by Ignition." in said, "OEM:/config.ign was not used"
+    assert "multi-user active." in said
+    assert "failed units: ." in said
+    assert "argument ." in said, "a generic image has no OEM"
+    assert "root (automatic login)" not in said
 
 
 def test_pxe_boot_takes_oem_from_an_appended_cpio(stand_in: Path, tmp_path: Path) -> None:
