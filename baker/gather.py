@@ -50,8 +50,10 @@ def fetch_bases(job: Job) -> list[Base]:
 def _raw_base(job: Job, source: str) -> tuple[Path, bool]:
     plan = job.plan
     if plan.image is not None or plan.release is None:
-        target = job.work / "image.raw"
         assert plan.image is not None
+        # Under its own name, for the sake of messages; in a folder, for the sake of other names in the work folder.
+        target = job.work / "image" / plan.image.name
+        target.parent.mkdir()
         with job.console.step(f"Read {plan.image.name}"):
             to_raw(plan.image, target)
         return target, False
@@ -75,8 +77,16 @@ def fetch_base(services: Services, release: Release, source: str) -> StoredDisk 
 def _check_release(job: Job, raw: Path, source: str) -> str:
     """The version the image's /usr is of; VerificationError when it is not the planned one."""
     plan = job.plan
+    table = read_table(raw)
+    table.get("ROOT")
     with job.console.step("Check the release inside the image"):
-        found = read_os_release(raw, read_table(raw).get("USR-A"), job.work)
+        try:
+            found = read_os_release(raw, table.get("USR-A"), job.work)
+        except ImageError as error:
+            if plan.image is None:
+                raise
+            job.console.warn(f"{error.message} The release in {source} stays unknown and is not checked.")
+            found = {}
     version, board = found.get("VERSION", found.get("VERSION_ID", "")), found.get("FLATCAR_BOARD", "")
     if board and board != plan.arch.board:
         raise (VerificationError if plan.image is None else UsageError)(

@@ -82,29 +82,36 @@ def read_gpt(image: Path) -> DiskTable:
     return DiskTable(str(UUID(bytes_le=primary.guid)), size, partitions)
 
 
+def _name(disk: BinaryIO) -> str:
+    return os.path.basename(disk.name)
+
+
 def _read_header(disk: BinaryIO, sector: int, which: str) -> _Header:
     disk.seek(sector * SECTOR)
     raw = disk.read(SECTOR)
     if len(raw) < SECTOR or not raw.startswith(b"EFI PART"):
         if which == "primary":
-            raise ImageError(f"{disk.name} has no GPT.", "A raw disk image is needed, not a qcow2 or another format.")
-        raise ImageError(f"The backup partition table of {disk.name} is missing.", "The image is not complete.")
+            raise ImageError(
+                f"{_name(disk)} has no GPT.",
+                "A raw disk image is needed, not a qcow2 or another format.",
+            )
+        raise ImageError(f"The backup partition table of {_name(disk)} is missing.", "The image is not complete.")
     (_, _, header_size, crc, _, own, alternate, first, last, guid, entries_at, count, entry_size, entries_crc) = (
         _HEADER.unpack_from(raw)
     )
     covered = raw[:16] + bytes(4) + raw[20:header_size]
     if not _HEADER.size <= header_size <= SECTOR or zlib.crc32(covered) != crc or own != sector:
-        raise ImageError(f"The {which} partition table of {disk.name} is damaged: its header fails the checksum.")
+        raise ImageError(f"The {which} partition table of {_name(disk)} is damaged: its header fails the checksum.")
     return _Header(alternate, first, last, guid, entries_at, count, entry_size, entries_crc)
 
 
 def _read_entries(disk: BinaryIO, header: _Header, which: str) -> bytes:
     if header.entry_size != _ENTRY.size or header.entry_count > _MAX_ENTRIES:
-        raise ImageError(f"The {which} partition table of {disk.name} has an unusual form.")
+        raise ImageError(f"The {which} partition table of {_name(disk)} has an unusual form.")
     disk.seek(header.entries_at * SECTOR)
     raw = disk.read(header.entry_count * header.entry_size)
     if len(raw) < header.entry_count * header.entry_size or zlib.crc32(raw) != header.entries_crc:
-        raise ImageError(f"The {which} partition table of {disk.name} is damaged: its entries fail the checksum.")
+        raise ImageError(f"The {which} partition table of {_name(disk)} is damaged: its entries fail the checksum.")
     return raw
 
 

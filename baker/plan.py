@@ -136,6 +136,7 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     cache. Raises UsageError, VerificationError, EnvironmentFault, NetworkError or ImageError naming what is wrong.
     """
     vendors = find_vendors(request.vendors, request.arch, services.vendors)
+    _check_inputs(request)
     _check_outputs(request, vendors)
     # An own image needs no release, unless its OEM partition is to be filled from one.
     own = request.image is not None and request.base != "generic"
@@ -164,10 +165,18 @@ def _epoch(release: Release | None) -> int:
     return release.build_date if release else 0
 
 
-def _check_outputs(request: BakeRequest, vendors: tuple[Vendor, ...]) -> None:
-    folder = request.output_dir
+def _check_inputs(request: BakeRequest) -> None:
+    """Local files must be there; said first, because it costs nothing."""
     if request.image and not request.image.is_file():
         raise UsageError(f"There is no image file {request.image}.")
+    for item in request.sysexts:
+        if item.path is not None and not item.path.is_file():
+            hint = "Add --fetch to take it from the bakery." if len(item.path.parts) == 1 else None
+            raise UsageError(f"There is no file {item.path} for the sysext {item.name}.", hint)
+
+
+def _check_outputs(request: BakeRequest, vendors: tuple[Vendor, ...]) -> None:
+    folder = request.output_dir
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"The output folder {folder} is not a folder.")
     existing_parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -222,9 +231,6 @@ def _sysext(item: SysextRequest, request: BakeRequest, version: str | None, serv
     """Settle where one sysext comes from, and check it now if it is a local file."""
     config = ""
     if item.path is not None:
-        if not item.path.is_file():
-            hint = "Add --fetch to take it from the bakery." if len(item.path.parts) == 1 else None
-            raise UsageError(f"There is no file {item.path} for the sysext {item.name}.", hint)
         sysext = read_sysext(item.path, item.name)
         admit(sysext, request.arch, version, request.allow, services.console)
         origin, location, file_name, digest = "local", str(item.path), item.path.name, sysext.sha256

@@ -4,6 +4,7 @@ import http.server
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_something_that_is_not_a_sysext(out: Path, tmp_path: Path, env: dict[str
 
 
 def test_a_sysext_under_another_name_would_stop_all_extensions(out: Path, tools: Path, env: dict[str, str]) -> None:
-    refused(flatcar_bake("-o", out, f"other:{tools}", env=env), 6, "extension-release.tools")
+    refused(flatcar_bake("-o", out, f"other:{tools}", env=env), 6, "tools", "no extension at all", "tools:FILE")
 
 
 def test_a_corrupt_squashfs(out: Path, tools: Path, env: dict[str, str]) -> None:
@@ -166,18 +167,18 @@ def test_a_partition_table_with_a_bad_checksum(out: Path, tools: Path, disk: Pat
 def test_an_image_that_is_no_disk(out: Path, tools: Path, tmp_path: Path, env: dict[str, str]) -> None:
     text = tmp_path / "text.img"
     text.write_text("hello" * 1000)
-    refused(flatcar_bake("--image", text, "-o", out, f"tools:{tools}", env=env), 6, "partition table")
+    refused(flatcar_bake("--image", text, "-o", out, f"tools:{tools}", env=env), 6, "text.img has no GPT")
 
 
-def test_a_read_only_output_folder(out: Path, tools: Path, tmp_path: Path, env: dict[str, str]) -> None:
-    out.chmod(0o555)
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents:
-        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
-            folder.chmod(0o755)
+def test_a_read_only_output_folder(env: dict[str, str]) -> None:
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all")
-    done = flatcar_bake("-o", out, f"tools:{tools}", env=env | {"HOME": str(out)}, prefix=nobody)
-    refused(done, 4, "cannot be written to", "--output-dir")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        tools = make_sysext(Path(folder), "tools")
+        done = flatcar_bake("-o", folder, f"tools:{tools}", env=env | {"HOME": folder}, prefix=nobody)
+        refused(done, 4, "cannot be written to", "--output-dir")
+        done = flatcar_bake("-o", f"{folder}/new/folder", f"tools:{tools}", env=env | {"HOME": folder}, prefix=nobody)
+        refused(done, 4, "cannot be written to", "--output-dir")
 
 
 def test_existing_outputs_are_kept(out: Path, tools: Path, env: dict[str, str]) -> None:
@@ -196,7 +197,7 @@ def test_an_input_is_never_overwritten_by_its_output(out: Path, tools: Path, dis
 
 def test_a_dead_mirror(out: Path, tools: Path, env: dict[str, str]) -> None:
     done = flatcar_bake("-o", out, f"tools:{tools}", env=env | {"FLATCAR_BAKE_MIRROR": "http://127.0.0.1:9/"})
-    refused(done, 5, "127.0.0.1:9", "hint:")
+    refused(done, 5, "127.0.0.1", "Connection refused", "--mirror")
 
 
 @pytest.fixture

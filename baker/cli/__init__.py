@@ -11,13 +11,16 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from baker.errors import BakeError
+from baker.errors import BakeError, EnvironmentFault
 
 _GLOBAL = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that everything is cleaned up the same way."""
+class _Terminated(BaseException):
+    """A signal asked us to end. Unwinds the whole stack, so that everything is cleaned up.
+
+    Not a KeyboardInterrupt, which typer would turn into an exit code of its own.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -36,7 +39,8 @@ def with_default_command(words: list[str]) -> list[str]:
     from baker.cli.app import COMMANDS
 
     if not words:
-        return ["--help"]
+        # A folder with a bake.toml says what to bake; anywhere else the overview is of more use than an error.
+        return ["bake"] if os.path.isfile("bake.toml") else ["--help"]
     return words if words[0] in COMMANDS or words[0] in _GLOBAL else ["bake", *words]
 
 
@@ -63,11 +67,26 @@ def main() -> NoReturn:
         if error.hint:
             print(f"  hint: {error.hint}", file=sys.stderr)
         code = error.exit_code
-    except _Terminated as stop:
-        print("Interrupted; everything is cleaned up.", file=sys.stderr)
-        code = 128 + stop.number
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
+        code = EnvironmentFault.exit_code
+    except _Terminated as stop:
+        print("Interrupted; everything is cleaned up.", file=sys.stderr)
+        code = 128 + stop.number
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: flatcar-bake itself failed: {type(error).__name__}: {error}", file=sys.stderr)
+        print(
+            "  hint: This is a mistake in flatcar-bake. Run it again with --debug and report what it says.",
+            file=sys.stderr,
+        )
+        code = BakeError.exit_code
     sys.exit(code)
