@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 from typing import BinaryIO
 
 from baker import run
-from baker.btrfs_tree import BtrfsEntry, BtrfsSuper, read_super, scan
+from baker.btrfs_tree import BtrfsEntry, BtrfsSuper, read_super, scan, set_uuid
 from baker.disk import check_file, extract, write_back
 from baker.errors import EnvironmentFault, ImageError
 from baker.inject import BLOCK, Worklist, check_space, check_written, expected_nodes, kind_of, plan_work
@@ -96,6 +96,8 @@ class Btrfs:
         """See `Editor.apply`."""
         label = self._partition.label
         work = plan_work(label, injections, self._kind_at)
+        if not work.created:
+            return
         freed = sum(self._state.entries[path].size for path in work.removals)
         check_space(label, work, self.free_bytes() + freed)
         intended = self._intended(work)
@@ -169,11 +171,9 @@ class Btrfs:
         assert view is not None, "checked before"
         with file.open("xb") as target:
             target.truncate(self._partition.size)
-        # Only ever into a new file: mkfs.btrfs over a filesystem with the same UUID makes an unreadable one (6.2).
         argv = [*view, "mkfs.btrfs", "-q", "-m", "single", "-d", "single", "-b", str(self._partition.size)]
         argv += ["--mixed"] if self._super.mixed else []
-        argv += ["-L", self._super.label, "-U", str(self._super.uuid)]
-        run.run([*argv, "--rootdir", tree, file])
+        run.run([*argv, "-L", self._super.label, "--rootdir", tree, file])
         made = file.stat().st_size
         if made != self._partition.size:
             raise EnvironmentFault(
@@ -181,6 +181,7 @@ class Btrfs:
                 f"the partition has {self._partition.size}.",
                 "Bake fewer or smaller sysexts, or bake into ROOT.",
             )
+        set_uuid(file, self._super.uuid)
 
     def _compare(self, intended: Mapping[str, BtrfsEntry], new: _State) -> None:
         label = self._partition.label

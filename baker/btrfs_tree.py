@@ -7,9 +7,11 @@ output it knows to the letter; on-disk structures: btrfs documentation, "On-disk
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from uuid import UUID
 
@@ -17,8 +19,9 @@ from baker import run
 from baker.e2fs import printable
 from baker.errors import ImageError
 from baker.inject import kind_of
+from baker.sparse import data_extents
 
-_SUPERBLOCK_AT = 64 << 10
+_SUPERBLOCK_AT, _SECTOR, _MAGIC = 64 << 10, 4096, b"_BHRfS_M"
 _MIXED_GROUPS = 0x4
 _TOP = 256  # the inode of a subvolume's root directory
 _ITEM = re.compile(rb"^\titem \d+ key \(([^)\n]*)\) itemoff \d+ itemsize \d+\n", re.MULTILINE)
@@ -71,8 +74,8 @@ def read_super(file: Path) -> BtrfsSuper:
     """Read the first superblock of a btrfs in a file; raises ImageError when it is none."""
     with file.open("rb") as image:
         image.seek(_SUPERBLOCK_AT)
-        raw = image.read(4096)
-    if raw[0x40:0x48] != b"_BHRfS_M":
+        raw = image.read(_SECTOR)
+    if raw[0x40:0x48] != _MAGIC:
         raise ImageError(f"{file.name} has no btrfs filesystem.")
     return BtrfsSuper(
         uuid=UUID(bytes=raw[0x20:0x30]),
@@ -81,6 +84,45 @@ def read_super(file: Path) -> BtrfsSuper:
         devices=int.from_bytes(raw[0x88:0x90], "little"),
         mixed=bool(int.from_bytes(raw[0xBC:0xC4], "little") & _MIXED_GROUPS),
     )
+
+
+def set_uuid(file: Path, uuid: UUID) -> None:
+    """Give a btrfs that mkfs.btrfs has just made with a random UUID another one.
+
+    mkfs.btrfs and btrfstune refuse a UUID that any visible block device has, which the image's own may well be: on a
+    Flatcar host, or while another edit of the same image runs. Every tree block and superblock carries the UUID at
+    byte 32 and a checksum of all that follows its first 32 bytes; nothing else can have a random UUID there.
+    """
+    with file.open("r+b") as image:
+        image.seek(_SUPERBLOCK_AT)
+        raw = image.read(_SECTOR)
+        old, node_size = raw[0x20:0x30], int.from_bytes(raw[0x94:0x98], "little")
+        if raw[0xC4:0xC6] != b"\0\0":
+            raise ImageError("mkfs.btrfs chose another checksum than crc32c.")
+        for begin, length in list(data_extents(image.fileno())):
+            for at in range(begin, begin + length, _SECTOR):
+                head = os.pread(image.fileno(), _SECTOR, at)
+                if head[0x20:0x30] == old:
+                    size = _SECTOR if head[0x40:0x48] == _MAGIC else node_size
+                    block = os.pread(image.fileno(), size, at)[32:].replace(old, uuid.bytes)
+                    os.pwrite(image.fileno(), _crc32c(block).to_bytes(32, "little") + block, at)
+
+
+@cache
+def _crc32c_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+def _crc32c(data: bytes) -> int:
+    table, crc = _crc32c_table(), 0xFFFF_FFFF
+    for byte in data:
+        crc = crc >> 8 ^ table[crc & 0xFF ^ byte]
+    return crc ^ 0xFFFF_FFFF
 
 
 def scan(file: Path) -> dict[str, BtrfsEntry]:

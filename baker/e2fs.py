@@ -84,14 +84,25 @@ def printable(text: str, lines: int = 3) -> str:
 def check(image: Path, partition: Partition, work: Path) -> None:
     """Run `e2fsck -fn` on a partition in place; raises ImageError when it is not entirely clean."""
     read_superblock(image, partition)
-    with TemporaryDirectory(dir=work, prefix="e2fsck-") as folder:
-        name = alias(image, Path(folder))
-        done = run.run(["e2fsck", "-fn", f"{name}?offset={partition.offset}"], cwd=Path(folder), ok=range(256))
+    done = _e2fsck(["-fn"], image, partition, work, {})
     if done.status != 0:
         raise ImageError(
             f"The filesystem of {partition.label} is damaged: {printable(problems(done.text))}",
             "Fetch the image again, or repair it with e2fsck.",
         )
+
+
+def repair(image: Path, partition: Partition, work: Path, epoch: int) -> None:
+    """Run `e2fsck -fy` on a partition in place, as if the time were `epoch`; raises ImageError when it gives up."""
+    done = _e2fsck(["-fy"], image, partition, work, frozen_time(epoch))
+    if done.status not in (0, 1):
+        raise ImageError(f"e2fsck could not repair {partition.label}: {printable(problems(done.text))}")
+
+
+def _e2fsck(options: list[str], image: Path, partition: Partition, work: Path, env: dict[str, str]) -> run.Completed:
+    with TemporaryDirectory(dir=work, prefix="e2fsck-") as folder:
+        name = f"{alias(image, Path(folder))}?offset={partition.offset}"
+        return run.run(["e2fsck", *options, name], cwd=Path(folder), env=env, ok=range(256))
 
 
 def problems(report: str) -> str:

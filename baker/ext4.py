@@ -46,6 +46,8 @@ class Ext4:
         label = self._partition.label
         self._read_directories([injection.path for injection in injections])
         work = plan_work(label, injections, self._kind_at)
+        if not work.created:
+            return
         check_space(label, work, self.free_bytes() + sum(self._freed(path) for path in work.removals))
         if self._superblock().free_inodes < len(work.created):
             raise EnvironmentFault(f"{label} has too few free inodes for {len(work.created)} new entries.")
@@ -180,9 +182,8 @@ class Ext4:
     def _write(self, work: Worklist) -> None:
         sources = {entry.path: self._stage(number, entry) for number, entry in enumerate(work.entries)}
         large = [entry for entry in work.entries if self._is_large(entry)]
+        self._remove(work.removals)
         commands = []
-        for path in work.removals:
-            commands += _at_parent(path, "rm")
         for entry in work.directories:
             commands += _at_parent(entry.path, "mkdir")
         for entry in work.entries:
@@ -198,6 +199,12 @@ class Ext4:
         for entry in large:
             self._write_large(entry.path, self._folder / sources[entry.path])
         self._set_attributes(work)
+
+    def _remove(self, paths: Sequence[str]) -> None:
+        if paths:
+            self._debugfs.write([command for path in paths for command in _at_parent(path, "rm")])
+            # debugfs forgets the block with the extended attributes of what it removes.
+            e2fs.repair(self._image, self._partition, self._folder, self._epoch)
 
     def _stage(self, number: int, entry: Injection) -> str:
         """Give an entry's content a plain name in our folder, because debugfs takes no arbitrary path."""

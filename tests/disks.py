@@ -18,7 +18,6 @@ SECTOR = 512
 DISK_GUID = "00000000-0000-0000-0000-000000000001"
 USR_A_GUID = "7130c94a-213a-4e5a-8e26-6cce9662f132"
 USR_B_GUID = "e03dd35c-7c2d-4a47-b3fe-27f15780a57c"
-OEM_UUID = "0e5dbf5f-4f1c-4f0c-8e6e-0123456789ab"
 
 ESP_FILES: dict[str, bytes] = {"/flatcar/first_boot": b"", "/flatcar/vmlinuz-a": b"a kernel " * 1000}
 USR_DATA = b"the read-only /usr of the release\n" * 4096
@@ -137,7 +136,7 @@ def make_oem(image: Path, size: int, files: Files) -> Path:
     """Create a btrfs of `size` bytes as Flatcar's OEM partition is, with a grub.cfg and `files`."""
     folder = _fill(image.with_suffix(".tree"), {"/grub.cfg": b'set oem_id="qemu"\n', **files})
     _blank(image, size)
-    tool(*_as_root(), "mkfs.btrfs", "--mixed", "-m", "single", "-d", "single", "-L", "OEM", "-U", OEM_UUID,
+    tool(*_as_root(), "mkfs.btrfs", "--mixed", "-m", "single", "-d", "single", "-L", "OEM",
           "--rootdir", folder, image)  # fmt: skip
     return image
 
@@ -156,7 +155,7 @@ def _as_root() -> list[str]:
     return [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
 
 
-def tool(*argv: str | Path, input: bytes = b"") -> None:
-    """Run a program that must succeed; its output is dropped."""
+def tool(*argv: str | Path, input: bytes = b"") -> bytes:
+    """Run a program that must succeed; returns what it prints."""
     env = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "LANG": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"}
-    subprocess.run(argv, input=input, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.run(argv, input=input, env=env, check=True, capture_output=True).stdout

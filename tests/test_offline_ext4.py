@@ -28,7 +28,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    return make_disk(tmp_path_factory.mktemp("pristine") / "disk.img", root_files=FILES)
+    return make_disk(tmp_path_factory.mktemp("pristine") / "disk.img", "old", FILES, {"/sysext": None})
 
 
 @pytest.fixture
@@ -116,6 +116,20 @@ def test_the_same_edit_gives_the_same_bytes(image, tmp_path):
     assert content_digest(image) == content_digest(other)
 
 
+def test_nothing_to_do_writes_nothing(image):
+    before = content_digest(image)
+    apply(image, Injection("/etc"))
+    apply(image, Injection("/sysext"), label="OEM")
+    assert content_digest(image) == before
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2**31 - 1])
+def test_any_time_can_be_given(image, epoch):
+    with OfflineEditor(image, image.parent, epoch) as editor:
+        editor.apply("ROOT", [Injection("/new/file", content=b"x")])
+    assert debugfs(image, "stat /new/file").count(f"time: 0x{epoch:08x}:00000000") == 4
+
+
 def test_reading_gives_regular_files_only(image):
     with edit(image) as editor:
         assert editor.read("ROOT", "/etc/hostname") == b"flatcar\n"
@@ -155,6 +169,15 @@ def test_replacing_one_name_of_a_file_keeps_the_other(image):
     with edit(image) as editor:
         assert editor.read("ROOT", "/etc/second") == b"kept"
         assert editor.read("ROOT", "/etc/other") == b"new"
+
+
+def test_extended_attributes_are_kept_and_those_of_replaced_files_freed(image):
+    large = "x" * 3000  # more than fits the inode: it gets a block of its own
+    debugfs(image, "ea_set /etc/hostname user.a small", f"ea_set /etc/other user.b {large}", "ea_set /etc user.c dir")
+    apply(image, Injection("/etc/other", content=b"new", replace=True), Injection("/etc/x", content=b""))
+    assert "small" in debugfs(image, "ea_get /etc/hostname user.a")
+    assert "dir" in debugfs(image, "ea_get /etc user.c")
+    assert "user.b" not in debugfs(image, "ea_list /etc/other")
 
 
 @pytest.mark.parametrize(
