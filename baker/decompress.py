@@ -202,16 +202,19 @@ class _Lbzip2:
     def __init__(self, process: Popen[bytes], writer: SparseWriter, name: str, prose: IO[bytes]) -> None:
         self._process, self._writer, self._name, self._prose = process, writer, name, prose
         self._failure: BakeError | OSError | None = None
+        self._over = False
         self._thread = threading.Thread(target=self._drain, name="lbzip2 output", daemon=True)
         self._thread.start()
 
     def write(self, data: bytes) -> None:
         assert self._process.stdin is not None
+        if self._over:
+            return
         try:
             self._process.stdin.write(data)
         except BrokenPipeError:
-            self.finish()  # raises what made it stop
-            raise
+            self.finish()  # raises what made it stop, unless it found garbage behind a complete stream
+            self._over = True
 
     def finish(self) -> int:
         assert self._process.stdin is not None

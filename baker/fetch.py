@@ -20,7 +20,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from baker import __version__
 from baker.console import Console
-from baker.errors import BakeError, NetworkError
+from baker.errors import NetworkError
 from baker.partial import Answer, Partial, total_size
 
 if TYPE_CHECKING:
@@ -96,15 +96,16 @@ class Fetcher:
         path = local_path(url)
         if path is not None:
             with _open_local(path) as file:
-                return _within(limit, url, file.read(limit + 1))
+                return bytes(_refuse_more(limit, url, file.read(limit + 1)))
 
         def attempt() -> bytes:
             with self.open(url) as response:
-                data = b""
+                data = bytearray()
                 for chunk in body(response, 1 << 16):
-                    data = _within(limit, url, data + chunk)
+                    data += chunk
+                    _refuse_more(limit, url, data)
                 _refuse_web_page(url, data)
-                return data
+                return bytes(data)
 
         return self._retrying(attempt)
 
@@ -114,13 +115,14 @@ class Fetcher:
         Object stores say 403 for a missing file that one may not list, so that counts as missing here.
         """
         path = local_path(url)
-        if path is not None:
-            return path.stat().st_size if path.is_file() else None
 
         def attempt() -> int:
+            if path is not None:
+                with _open_local(path) as file:
+                    return os.fstat(file.fileno()).st_size
             with self.open(url, method="HEAD", ok=(200, 405, 501)) as response:
                 if response.status_code == 200:
-                    return int(response.headers.get("Content-Length", 0))
+                    return total_size(response) or 0
             with self.open(url, {"Range": "bytes=0-0"}, ok=(200, 206)) as response:
                 return total_size(response) or 0
 
@@ -138,6 +140,8 @@ class Fetcher:
         self, url: str, headers: dict[str, str] | None = None, method: str = "GET", ok: tuple[int, ...] = (200,)
     ) -> Iterator[Response]:
         """One request. Every failure becomes a NetworkError, or _Transient where another try may help."""
+        import ssl
+
         import requests
         import urllib3
 
@@ -147,12 +151,14 @@ class Fetcher:
             ) as response:
                 _check_status(url, response, ok)
                 yield response
-        except requests.exceptions.SSLError as error:
-            raise NetworkError(
-                f"No trusted connection to {_host(url)}: {_reason(error)}.", "Check the clock and the CA certificates."
-            ) from error
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
-            raise _Transient(NetworkError(f"{_host(url)} failed: {_reason(error)}.", _MIRROR_HINT)) from error
+            cause = _root_cause(error)
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise NetworkError(
+                    f"{_host(url)} has no certificate that can be trusted: {cause.verify_message}.",
+                    "Check the clock of this machine and its CA certificates.",
+                ) from error
+            raise _Transient(NetworkError(f"{_host(url)} failed: {_reason(cause)}.", _MIRROR_HINT)) from error
         except requests.RequestException as error:
             raise NetworkError(f"{url} cannot be fetched: {error}.", _MIRROR_HINT) from error
 
@@ -318,7 +324,7 @@ def _refuse_downgrade(response: Response, *_: object, **__: object) -> None:
         raise NetworkError(f"{_host(response.url)} redirects to {target}, which is not https.", _MIRROR_HINT)
 
 
-def _refuse_web_page(url: str, start: bytes) -> None:
+def _refuse_web_page(url: str, start: bytes | bytearray) -> None:
     if start[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html")):
         raise _web_page(url)
 
@@ -330,7 +336,7 @@ def _web_page(url: str) -> NetworkError:
     )
 
 
-def _within(limit: int, url: str, data: bytes) -> bytes:
+def _refuse_more(limit: int, url: str, data: bytes | bytearray) -> bytes | bytearray:
     if len(data) > limit:
         raise NetworkError(f"{url} is larger than the {limit} bytes that such a file may have.")
     return data
@@ -351,15 +357,17 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or url
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause in words: requests wraps urllib3, which wraps the system's error."""
-    seen: BaseException = error
+def _root_cause(error: BaseException) -> BaseException:
+    """The innermost exception: requests wraps urllib3, which wraps the system's error, each in its own way."""
     while True:
-        inner = getattr(seen, "reason", None) or next((a for a in seen.args if isinstance(a, BaseException)), None)
-        if not isinstance(inner, BaseException):
-            inner = seen.__cause__ or seen.__context__
-        if not isinstance(inner, BaseException) or isinstance(inner, BakeError):
-            break
-        seen = inner
-    text = (seen.strerror if isinstance(seen, OSError) else None) or str(seen) or type(seen).__name__
+        inner = getattr(error, "reason", None)
+        candidates = [inner, *error.args, error.__cause__, error.__context__]
+        found = next((item for item in candidates if isinstance(item, BaseException)), None)
+        if found is None:
+            return error
+        error = found
+
+
+def _reason(cause: BaseException) -> str:
+    text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
     return text.rstrip(".")

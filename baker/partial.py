@@ -75,6 +75,7 @@ class Partial:
         fits = self.total in (None, total) and etag == (self._origin.etag or etag)
         complete = response.status_code == 416 and total == self.size
         if fits and (complete or begin == self.size):
+            self._origin.total = total
             return Answer.REST
         self._restart(_Origin(self._url))
         return Answer.UNFIT

@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote
 
@@ -246,7 +247,7 @@ class _Resolver:
         except NetworkError as error:
             if not isinstance(error, FileMissing):
                 self._store.console.warn(f"{error.message} The newest {stream} is taken from the release feed.")
-            return self._release(self._feed().latest(channel, self._arch, year))
+            return self._release(self._feed.latest(channel, self._arch, year))
         version = parse_version_txt(data)["FLATCAR_VERSION"]
         entry = self._entry(version)
         if (entry.channel if entry else guess_channel(version)) is not channel or (
@@ -256,6 +257,7 @@ class _Resolver:
                 f"{url} is signed, but describes {version}, which is no {stream} release.",
                 "The server mixes up releases; use another mirror.",
             )
+        self._warn_of_a_newer(version, channel, year, stream)
         # The feed follows publication by hours, so the newest release may not be in it.
         return self._release(entry) if entry else Release(version, channel, self._arch)
 
@@ -278,21 +280,33 @@ class _Resolver:
             raise VerificationError(f"The server offers {found} under the name of {version}.", "Use another mirror.")
         return release
 
+    def _warn_of_a_newer(self, version: str, channel: Channel, year: int | None, stream: str) -> None:
+        """A signature does not tell old from new, so a mirror that stands still (or is held back) must be noticed."""
+        seen = self._store.remembered(self._mirror.feed_url, Feed.parse)
+        try:
+            newest = seen.latest(channel, self._arch, year).version if seen is not None else version
+        except UsageError:
+            return
+        if version_key(newest) > version_key(version):
+            self._store.console.warn(
+                f"The server calls {version} the newest {stream} release, but the feed lists {newest}."
+            )
+
     def _entry(self, version: str) -> FeedEntry | None:
         """The feed's entry: from the copy seen last if it is there, since a published entry does not change."""
-        remembered = self._store.remembered(self._mirror.feed_url)
-        if remembered is not None:
-            entry = Feed.parse(remembered).get(version)
-            if entry is not None and self._arch.feed_name in entry.architectures:
-                return entry
+        seen = self._store.remembered(self._mirror.feed_url, Feed.parse)
+        entry = seen.get(version) if seen is not None else None
+        if entry is not None and self._arch.feed_name in entry.architectures:
+            return entry
         try:
-            return self._feed().get(version)
+            return self._feed.get(version)
         except NetworkError as error:
             self._store.console.note(f"The release feed is not available ({error.message})")
             return None
 
+    @cached_property
     def _feed(self) -> Feed:
-        return Feed.parse(self._store.unsigned_bytes(self._mirror.feed_url, _FEED_LIMIT))
+        return self._store.unsigned(self._mirror.feed_url, _FEED_LIMIT, Feed.parse)
 
     def _release(self, entry: FeedEntry) -> Release:
         if self._arch.feed_name not in entry.architectures:
@@ -302,29 +316,21 @@ class _Resolver:
         return Release(entry.version, entry.channel, self._arch, entry.build_date)
 
     def _releases_with_arch(self, entry: FeedEntry) -> str:
-        """The releases of the same channel nearest above and below that do have the architecture."""
+        """The releases of the same channel that do have the architecture: the nearest, and the newest."""
         having = sorted(
             (version_key(other.version), other.version)
-            for other in self._feed().entries.values()
+            for other in self._feed.entries.values()
             if other.channel is entry.channel and self._arch.feed_name in other.architectures
         )
-        here = version_key(entry.version)
-        near = [[name for key, name in having if key < here][-1:], [name for key, name in having if key > here][:1]]
-        names = list(dict.fromkeys([*near[0], *near[1], *(name for _, name in having[-1:])]))
-        return (
-            f"{entry.channel} releases that have it: {', '.join(names)}."
-            if names
-            else "No release of its channel does."
-        )
+        older = [version for key, version in having if key < version_key(entry.version)]
+        newer = [version for key, version in having if key > version_key(entry.version)]
+        names = [*older[-1:], *newer[:1], *newer[1:][-1:]]
+        return f"{entry.channel} releases that have it: {', '.join(names) or 'none'}."
 
     def _no_such_version(self, version: str) -> UsageError:
         try:
-            close = difflib.get_close_matches(version, self._feed().entries, 3, 0.7)
+            close = difflib.get_close_matches(version, self._feed.entries, 3, 0.7)
         except NetworkError:
             close = []
-        hint = (
-            f"Did you mean {' or '.join(close)}?"
-            if close
-            else "See https://www.flatcar.org/releases for all releases."
-        )
+        hint = f"Did you mean {' or '.join(close)}?" if close else _RELEASES_HINT
         return UsageError(f"There is no release {version} for {self._arch}.", hint)

@@ -214,25 +214,33 @@ class Store:
         except FileMissing:
             return get(join_url(folders[1], name))
 
-    def unsigned_bytes(self, url: str, limit: int) -> bytes:
-        """A small file that nobody vouches for. Without a network it is the copy seen last, with a warning."""
+    def unsigned(self, url: str, limit: int, parse: Callable[[bytes], T]) -> T:
+        """What `parse` makes of a small file that nobody vouches for.
+
+        Without a network, or when the server sends nonsense, it is the copy seen last, with a warning.
+        """
         try:
             data = self._fetcher.read(url, limit)
+            parsed = parse(data)
         except FileMissing:
             raise
         except NetworkError as error:
-            old = self.remembered(url)
+            old = self.remembered(url, parse)
             if old is None:
                 raise
             self.console.warn(f"{error.message} Using {file_name(url)} as it was seen last.")
             return old
         if local_path(url) is None:
             self._cache.remember(url, data)
-        return data
+        return parsed
 
-    def remembered(self, url: str) -> bytes | None:
-        """What `unsigned_bytes` got last time, without looking at the network; None if never."""
-        return self._cache.recall(url)
+    def remembered(self, url: str, parse: Callable[[bytes], T]) -> T | None:
+        """What `unsigned` got last time, without looking at the network; None if never, or if it cannot be read."""
+        data = self._cache.recall(url)
+        try:
+            return parse(data) if data is not None else None
+        except (NetworkError, VerificationError):
+            return None
 
     def _identity(self, release: Release, name: str, kind: str) -> Identity:
         """The same file on any mirror, vouched for by the same key."""
@@ -310,7 +318,7 @@ class Store:
 
     def _list(self, url: str) -> dict[str, str]:
         if url not in self._lists:
-            self._lists[url] = parse_sha256sums(self.unsigned_bytes(url, _LIST_LIMIT))
+            self._lists[url] = self.unsigned(url, _LIST_LIMIT, parse_sha256sums)
         return self._lists[url]
 
     def _listed(self, folders: list[str], name: str) -> str | None:

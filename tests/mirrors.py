@@ -79,7 +79,7 @@ def open_store(
     """A store that reads `base` (URL or folder), trusts `key`, and does not wait long between retries."""
     console = console or Recorder()
     kept = Cache(cache, limit, console)
-    fetcher = Fetcher(console, retries=retries, timeout=(2, 0.5), backoff=0.01)
+    fetcher = Fetcher(console, retries=retries, timeout=(5, 5), backoff=0.01)
     with Store(
         kept, fetcher, Mirror(str(base)), lambda: Verifier(key.export(), key.fingerprint), console, key.fingerprint
     ) as store:

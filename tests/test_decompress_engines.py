@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
+import importlib.util
 import os
 import resource
 import signal
@@ -40,6 +41,7 @@ def use(engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert find("lbzip2"), "these tests need lbzip2"
     if engine == "bz2":
         monkeypatch.setitem(sys.modules, "indexed_bzip2", None)
+    assert engine != "indexed_bzip2" or importlib.util.find_spec("indexed_bzip2"), "it is needed for these tests"
 
 
 @cache
@@ -89,6 +91,10 @@ def test_what_follows_a_complete_stream_is_ignored_as_bzip2_and_gzip_do(
 ) -> None:
     for chunk in (1, 1000):
         assert unpack(pack(engine, b"content") + garbage, chunk) == b"content"
+
+
+def test_much_garbage_is_ignored_too(unpack: Unpack, engine: str) -> None:
+    assert unpack(pack(engine, RAW) + b"x" * 20_000_000, 1 << 18) == RAW
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.999999])

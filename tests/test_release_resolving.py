@@ -160,6 +160,32 @@ def test_offline_the_feed_seen_last_still_serves(
     assert resolved(store, "stable") == replace(RELEASE, build_date=BUILT)
 
 
+def test_a_feed_that_became_nonsense_is_replaced_by_the_copy_seen_last(
+    store: Store, server: MirrorServer, mirror: SignedMirror
+) -> None:
+    resolved(store, "stable")
+    (mirror.folder / "releases-json" / "releases.json").write_text("[]")
+    with pytest.raises(UsageError, match="no release"):
+        resolved(store, "4593.2.7")
+    assert resolved(store, "4593.2.4").build_date == BUILT
+
+
+def test_nonsense_is_never_remembered(store: Store, mirror: SignedMirror) -> None:
+    (mirror.folder / "releases-json" / "releases.json").write_text("[]")
+    assert resolved(store, "stable") == RELEASE
+    mirror.put_feed(("4593.2.5", "stable", BOTH))
+    assert resolved(store, "stable").build_date == BUILT
+
+
+def test_a_server_that_stands_still_is_noticed(store: Store, mirror: SignedMirror) -> None:
+    mirror.put_feed(("4593.2.5", "stable", BOTH), ("4593.2.10", "stable", BOTH))
+    assert resolved(store, "stable").version == "4593.2.5"
+    assert isinstance(store.console, Recorder)
+    assert store.console.warnings == [
+        "The server calls 4593.2.5 the newest stable release, but the feed lists 4593.2.10."
+    ]
+
+
 def test_a_forged_version_txt_is_refused_not_replaced_by_the_feed(store: Store, mirror: SignedMirror) -> None:
     path = mirror.put("version.txt", b"FLATCAR_VERSION=4593.2.5\n")
     path.write_bytes(b"FLATCAR_VERSION=4593.2.4\n")

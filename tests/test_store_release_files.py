@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
         assert find("lbzip2") is None
     if request.param == "bz2":
         monkeypatch.setitem(sys.modules, "indexed_bzip2", None)
+    assert request.param != "indexed_bzip2" or importlib.util.find_spec("indexed_bzip2"), "it is needed for this test"
     return str(request.param)
 
 

@@ -153,7 +153,7 @@ def test_a_bake_that_is_stopped_leaves_no_process_and_the_next_resumes(
 ) -> None:
     server.on(mirror.path(IMAGE), setting(stall=400_000))
     process = start()
-    wait_for(lambda: mentions("fbake-") and partial_size(tmp_path) > 0, "the first bytes")
+    wait_for(lambda: mentions(str(tmp_path / "tmp")) and partial_size(tmp_path) > 0, "the first bytes")
     process.send_signal(how)
     process.communicate(timeout=20)
     assert process.returncode != 0
