@@ -185,8 +185,9 @@ class Btrfs:
 
     def _compare(self, intended: Mapping[str, BtrfsEntry], new: _State) -> None:
         label = self._partition.label
-        if _read_super(new.folder / _FILE, self._partition) != self._super:
-            raise ImageError(f"mkfs.btrfs gave {label} another label, UUID or size.")
+        made_super = _read_super(new.folder / _FILE, self._partition)
+        if (made_super.uuid, made_super.label) != (self._super.uuid, self._super.label):
+            raise ImageError(f"mkfs.btrfs gave {label} another label or UUID.")
         if intended.keys() != new.entries.keys():
             raise ImageError(f"The new filesystem of {label} has other entries than it should.")
         for path, entry in intended.items():
