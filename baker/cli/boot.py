@@ -84,7 +84,10 @@ def boot(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Boot an image in QEMU: report merged sysexts and failed units; exit 7 when an expectation does not hold."""
+    """Boot a baked image in QEMU and check that its extensions merge.
+
+    Reports merged sysexts and failed units, and ends with status 7 when an expectation does not hold.
+    """
     from json import dumps
 
     from baker.boot import BootRequest, boot_image, require_success
