@@ -6,38 +6,25 @@ docs/security.md says what it is trusted with.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import IO, Any, Self
 
 from baker.disk import check_filesystems, read_table
 from baker.errors import BakeError, EnvironmentFault, ImageError, UsageError
-from baker.helper import FILESYSTEMS, PROTOCOL
+from baker.helper import FILESYSTEMS
+from baker.helper_client import OFFLINE_HINT, Helper, Refused, identity
 from baker.inject import Worklist, check_space, check_written, expected_nodes, plan_work, usable_bytes
 from baker.model import Injection, Node, Partition
-from baker.run import find, spawn
 
-_OFFLINE = "Use --backend offline, which needs no privileges."
+__all__ = ["Helper", "LoopEditor", "loop_available"]
+
 _CHUNK = 1 << 20
-_HELPER = Path(__file__).resolve().with_name("helper.py")
-
-
-class Refused(Exception):
-    """The helper's answer to a request that it did not carry out; `code` is one of `_FAULTS`."""
-
-    def __init__(self, code: str, path: str, detail: str) -> None:
-        super().__init__(f"{code} {path} {detail}")
-        self.code, self.path, self.detail = code, path, detail
-
 
 # What each code of the helper means to the user. {place} is the partition and image, {path} is inside the partition.
 _FAULTS: dict[str, tuple[type[BakeError], str, str | None]] = {
@@ -46,9 +33,9 @@ _FAULTS: dict[str, tuple[type[BakeError], str, str | None]] = {
     "image-denied": (EnvironmentFault, "You may not edit {place}: {detail}.", "Work on a copy of the image."),
     "image-changed": (ImageError, "{place} was replaced while it was edited: {detail}.", "Run the bake again."),
     "image-busy": (EnvironmentFault, "Another flatcar-bake is editing {place}.", "Wait for it, or work on a copy."),
-    "no-loop": (EnvironmentFault, "No loop device can be had: {detail}.", _OFFLINE),
-    "no-mount": (EnvironmentFault, "Mounting is not permitted here: {detail}.", _OFFLINE),
-    "no-driver": (EnvironmentFault, "The kernel cannot mount the filesystem of {place}: {detail}.", _OFFLINE),
+    "no-loop": (EnvironmentFault, "No loop device can be had: {detail}.", OFFLINE_HINT),
+    "no-mount": (EnvironmentFault, "Mounting is not permitted here: {detail}.", OFFLINE_HINT),
+    "no-driver": (EnvironmentFault, "The kernel cannot mount the filesystem of {place}: {detail}.", OFFLINE_HINT),
     "bad-filesystem": (ImageError, "{place} cannot be mounted: {detail}.", "The image is damaged; get it anew."),
     "not-directory": (ImageError, "{path} in {place} is not a real directory.", None),
     "exists": (ImageError, "{path} in {place} exists already.", None),
@@ -57,146 +44,6 @@ _FAULTS: dict[str, tuple[type[BakeError], str, str | None]] = {
     "no-space": (EnvironmentFault, "{path} does not fit into {place}: {detail}.", "Bake fewer or smaller sysexts."),
     "io": (ImageError, "{path} in {place} cannot be read or written: {detail}.", "The image is damaged; get it anew."),
 }
-
-
-def identity(found: os.stat_result) -> dict[str, Any]:
-    """What makes a file the one that was looked at, in the helper's words."""
-    return {"device": found.st_dev, "inode": found.st_ino, "owner": found.st_uid}
-
-
-class Helper:
-    """The one privileged process of a run; a context manager, to be entered before any live display starts.
-
-    Root runs it as it is, others by sudo: silently if sudo allows that, else sudo asks for the password on the
-    terminal (never with `ask` False). Threads may share it; a mounted partition keeps the others waiting.
-    Enter it in a thread that outlives it: the parent-death signal of `spawn` goes with the thread. That signal is
-    harmless, for the kernel unmounts and detaches whatever a killed helper leaves, and sudo drops it anyway; then
-    the helper notices the end of its pipe.
-
-    Raises EnvironmentFault when sudo is missing or refuses.
-    """
-
-    def __init__(self, ask: bool = True) -> None:
-        self._ask = ask
-        self._lock = threading.RLock()
-        self._stack = ExitStack()
-        self._in_step = False
-
-    def __enter__(self) -> Self:
-        *silent, last = _prefixes(self._ask)
-        for prefix in silent:
-            try:
-                return self._start(prefix)
-            except EnvironmentFault:
-                continue
-        return self._start(last)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-    def _start(self, prefix: Sequence[str]) -> Self:
-        # -I and -S keep the environment, the current folder and site-packages off the module path; the real path
-        # leads out of a virtual environment, which belongs to the user.
-        python = [os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8"]
-        with ExitStack() as stack:
-            self._stderr: IO[bytes] = stack.enter_context(TemporaryFile())
-            argv = [*prefix, *python, os.fspath(_HELPER)]
-            self._process: Popen[bytes] = stack.enter_context(
-                spawn(argv, stdin=PIPE, stdout=PIPE, stderr=self._stderr)
-            )
-            stack.callback(self._end)
-            self._in_step = True
-            answer = self.request("hello")
-            if answer.get("protocol") != PROTOCOL:
-                raise EnvironmentFault("The privileged helper is of another version.", "Reinstall flatcar-bake.")
-            self._stack = stack.pop_all()
-        return self
-
-    def _end(self) -> None:
-        """Close the pipes and wait: the helper unmounts and detaches before it exits."""
-        self._in_step = False
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                pass
-        self._process.wait()
-
-    def request(self, operation: str, content: Iterable[bytes] = (), **fields: Any) -> dict[str, Any]:
-        """One exchange with the helper; returns the fields of its answer, with raw bytes as `data`.
-
-        Raises Refused for the helper's refusal, EnvironmentFault when the helper is gone.
-        """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        with self._lock:
-            if not self._in_step:
-                raise self._death()
-            # An exchange that is interrupted leaves the pipe out of step, and nothing more can be asked.
-            self._in_step = False
-            try:
-                stdin.write(json.dumps({"op": operation, **fields}).encode() + b"\n")
-                for chunk in content:
-                    stdin.write(chunk)
-                stdin.flush()
-                answer: dict[str, Any] = json.loads(stdout.readline())
-                answer["data"] = stdout.read(answer["payload"])
-            except (BrokenPipeError, ValueError) as error:
-                raise self._death() from error
-            self._in_step = True
-        if "error" in answer:
-            path = answer.get("path") or fields.get("path", "")
-            raise Refused(answer["error"], str(path), answer.get("detail", ""))
-        return answer
-
-    def _death(self) -> EnvironmentFault:
-        self._end()
-        self._stderr.seek(0)
-        said = self._stderr.read().decode("utf-8", "backslashreplace").strip().splitlines()
-        return EnvironmentFault(f"The privileged helper does not run: {said[-1] if said else 'it ended'}.", _OFFLINE)
-
-    @contextmanager
-    def mounted(self, image: Path, seen: dict[str, Any], partition: Partition, readonly: bool) -> Iterator[_Mount]:
-        """Mount a partition of `image`, which must still be the `identity` that was `seen`, for the block."""
-        with self._lock:
-            self.request(
-                "mount", image=os.fspath(image), **seen, offset=partition.offset, size=partition.size,
-                fstype=partition.fs, readonly=readonly,
-            )  # fmt: skip
-            try:
-                yield _Mount(self)
-            except BaseException:
-                self._abandon()
-                raise
-            self.request("umount")
-
-    def _abandon(self) -> None:
-        """Unmount after a failure; a second failure must not hide the first."""
-        try:
-            self.request("umount")
-        except (BakeError, Refused):
-            self._end()
-
-
-def _prefixes(ask: bool) -> list[list[str]]:
-    """The ways to run a command as root, least intrusive first."""
-    if os.geteuid() == 0:
-        return [[]]
-    if find("sudo") is None:
-        raise EnvironmentFault("The loop backend needs root, and sudo is not installed.", _OFFLINE)
-    silent, asking = ["sudo", "-n", "--"], ["sudo", "--"]
-    return [silent, asking] if ask and _has_terminal() else [silent]
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 class _Mount:
@@ -344,8 +191,8 @@ class LoopEditor:
             check_filesystems(self._image, self._table, [label], self._work)
             self._checked.add(label)
         try:
-            with self._helper.mounted(self._image, self._seen, partition, readonly) as mount:
-                yield mount
+            with self._helper.mounted(self._image, self._seen, partition, readonly):
+                yield _Mount(self._helper)
         except Refused as refused:
             raise _fault(refused, f"{label} of {self._image}") from refused
 

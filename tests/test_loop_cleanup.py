@@ -15,8 +15,9 @@ from disks import make_disk
 from loops import MIB, Talk, assert_nothing_left, left_behind, make_ext4, mounting, needs_loop, writing
 
 from baker.errors import EnvironmentFault
+from baker.helper_client import Helper, identity
 from baker.model import Injection, Partition
-from baker.privilege import Helper, LoopEditor, identity
+from baker.privilege import LoopEditor
 from baker.run import run
 from baker.sparse import clone
 
@@ -61,7 +62,7 @@ def test_the_end_of_the_pipe_in_the_middle_of_a_write(image: Path) -> None:
         talk.send(b'{"op": "write", "path": "/x", "mode": 0, "uid": 0, "gid": 0, "mtime": 0, "replace": false, ')
         talk.send(b'"payload": 33554432}\n' + bytes(16 * MIB))
         assert talk.end() == 0
-    assert left_behind(image) == []
+    assert_nothing_left(image)
     assert_whole(image)
 
 
@@ -71,7 +72,7 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits "ignored"
 sys.path.insert(0, sys.argv[2])
 from test_loop_cleanup import partition_of
-from baker.privilege import Helper, identity
+from baker.helper_client import Helper, identity
 
 def content():
     yield bytes(1 << 24)
@@ -108,7 +109,7 @@ def test_an_interrupted_exchange_unmounts_and_says_so_afterwards(image: Path) ->
             helper.mounted(image, identity(image.stat()), partition_of(image), readonly=False),
         ):
             helper.request("write", half(MIB), **fields)
-        assert left_behind(image) == []
+        assert_nothing_left(image)
         with pytest.raises(EnvironmentFault, match="does not run"):
             helper.request("hello")
     assert_whole(image)
@@ -122,7 +123,7 @@ def test_an_error_of_ours_unmounts_and_leaves_the_helper_usable(image: Path) -> 
                 helper.mounted(image, identity(image.stat()), partition_of(image), readonly=False),
             ):
                 raise ZeroDivisionError
-            assert left_behind(image) == []
+            assert_nothing_left(image)
 
 
 def test_a_helper_that_dies_is_an_environment_fault(image: Path) -> None:
@@ -141,6 +142,7 @@ def test_one_image_is_edited_by_one_helper_at_a_time(image: Path) -> None:
         assert "error" not in first.ask(mounting(image))
         assert second.ask(mounting(image))["error"] == "image-busy"
         first.ask({"op": "umount"})
+        assert_nothing_left(image)
         assert "error" not in second.ask(mounting(image))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from disks import make_disk, offset
-from loops import Talk, debugfs, left_behind, make_ext4, mounting, needs_loop, writing
+from loops import Talk, assert_nothing_left, debugfs, make_ext4, mounting, needs_loop, writing
 
 from baker.errors import BakeError, EnvironmentFault, ImageError, UsageError
 from baker.model import Injection
@@ -77,7 +77,7 @@ def test_refuses_parents_that_are_no_real_directories(
         editor.apply("ROOT", ENTRIES)
     assert content_digest(disk) == before
     assert sorted(path.name for path in host.rglob("*")) == ["extensions", "secret"]
-    assert left_behind(disk) == []
+    assert_nothing_left(disk)
 
 
 def test_looking_follows_no_link_either(helper: Helper, disk: Path, host: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_damaged_filesystem_is_not_even_mounted(helper: Helper, disk: Path) ->
     debugfs(disk, offset("old", "ROOT"), "mkdir opt", "mkdir opt/a", "ln opt opt/a/again")
     with LoopEditor(disk, disk.parent, 0, helper) as editor, pytest.raises(ImageError, match="is damaged"):
         editor.tree("ROOT")
-    assert left_behind(disk) == []
+    assert_nothing_left(disk)
 
 
 def test_the_helper_does_not_walk_in_circles(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_ends_and_unmounts_at_the_end_of_the_pipe(image: Path) -> None:
         talk.ask(mounting(image))
         assert left_behind(image)
         assert talk.end() == 0
-    assert left_behind(image) == []
+    assert_nothing_left(image)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_refuses_what_is_no_filesystem(tmp_path: Path) -> None:
     with Talk() as talk:
         assert talk.ask(mounting(blank))["error"] == "bad-filesystem"
         assert talk.ask(mounting(blank, fstype="btrfs"))["error"] == "bad-filesystem"
-        assert left_behind(blank) == []
+        assert_nothing_left(blank)
 
 
 def test_mounts_without_setuid_devices_and_programs_and_never_panics(image: Path) -> None:
