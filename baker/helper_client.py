@@ -189,7 +189,8 @@ def _wait_for_release(image: Path) -> None:
     for _ in range(500):
         try:
             with image.open("rb") as file:
-                return fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
         except BlockingIOError:
             time.sleep(0.01)
         except OSError:

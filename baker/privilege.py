@@ -134,7 +134,8 @@ class LoopEditor:
 
     Every method mounts, works and unmounts, so between calls the image is an ordinary file again. A partition is
     checked before it is first mounted: the kernel's drivers should not meet a damaged one. Looking is done on
-    read-only mounts of read-only devices. `work` is for temporary files, `epoch` becomes the mtime of what is written.
+    read-only mounts of read-only devices. `work` is for temporary files, `epoch` becomes the mtime of what is written;
+    the kernel notes times of its own in the filesystem, so equal edits do not give equal bytes.
     """
 
     def __init__(self, image: Path, work: Path, epoch: int, helper: Helper) -> None:

@@ -231,6 +231,16 @@ def test_signals_of_the_terminal_do_not_end_it(mounted: Talk) -> None:
     assert mounted.ask({"op": "list", "path": "/", "deep": False})["nodes"]
 
 
+def test_an_answer_that_nobody_takes_does_not_hold_it_up(mounted: Talk, image: Path) -> None:
+    mounted.ask(writing("/file", 8 * MIB), bytes(8 * MIB))
+    mounted.send(b'{"op": "read", "path": "/file", "limit": 8388608}\n')
+    for pipe in (mounted.process.stdin, mounted.process.stdout):
+        assert pipe is not None
+        pipe.close()
+    mounted.process.wait(10)
+    assert_nothing_left(image)
+
+
 def test_listing_stops_when_the_parent_is_gone(image: Path) -> None:
     with Talk() as talk:
         talk.ask(mounting(image))
