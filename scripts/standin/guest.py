@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from baker.run import run
+from baker.run import CommandFailed, run
 from standin import cache, packages
 
 FILES = cache.SCRIPTS / "files"
@@ -63,46 +63,61 @@ class Guest:
 
 
 def build() -> Guest:
-    """The guest, from the cache or made now; needs apt's package lists then."""
+    """The guest, from the cache or made now; then the package archive must be reachable."""
     path = cache.item("guest", cache.scripts_digest("guest.py", "packages.py", "files"), _make)
     return Guest(path / "tree" / "usr", path / "vmlinuz", path / "initrd.cpio.gz")
 
 
-def _archives() -> tuple[list[Path], Path]:
-    """The downloaded packages of the system, and the kernel's."""
-    wanted = [name for name in packages.closure(PACKAGES) if name.partition("=")[0] not in _NOT_UNPACKED]
-    kernel = packages.kernel_package()
+@dataclass(frozen=True)
+class _Archives:
+    """Downloaded packages: the guest's, and those of which only some files are used."""
+
+    system: list[Path]
+    kernel: Path
+    busybox: Path
+
+
+def _archives() -> _Archives:
+    try:
+        return _download(packages.Apt())
+    except CommandFailed:
+        # A container image often comes without package lists, and old lists name archives that are gone.
+        return _download(packages.Apt.updated(cache.folder() / "apt-lists"))
+
+
+def _download(apt: packages.Apt) -> _Archives:
+    wanted = [name for name in apt.closure(PACKAGES) if name.partition("=")[0] not in _NOT_UNPACKED]
+    kernel, busybox = apt.kernel(), apt.newest("busybox-static")
 
     def fetch(folder: Path) -> None:
-        packages.download([*wanted, kernel], folder)
+        apt.download([*wanted, kernel, busybox], folder)
 
-    archives = sorted(cache.item("debs", (wanted, kernel), fetch).glob("*.deb"))
-    return (
-        [path for path in archives if not path.name.startswith("linux-image-")],
-        next(path for path in archives if path.name.startswith("linux-image-")),
-    )
+    folder = cache.item("debs", (wanted, kernel, busybox), fetch)
+    extra = [next(folder.glob(f"{package.partition('=')[0]}_*.deb")) for package in (kernel, busybox)]
+    return _Archives(sorted(set(folder.glob("*.deb")) - set(extra)), *extra)
 
 
 def _make(work: Path) -> None:
-    tree, kernel = work / "tree", work / "kernel"
-    system_archives, kernel_archive = _archives()
+    tree, extra = work / "tree", work / "extra"
+    archives = _archives()
     for name in ("bin", "sbin", "lib", "lib64"):
         (tree / "usr" / name).mkdir(parents=True)
         (tree / name).symlink_to(f"usr/{name}")
-    for archive in system_archives:
+    for archive in archives.system:
         packages.unpack(archive, tree)
     (tree / "usr/bin/sh").symlink_to("bash")
-    kernel.mkdir()
-    packages.unpack(kernel_archive, kernel)
-    shutil.copy(next((kernel / "boot").glob("vmlinuz-*")), work / "vmlinuz")
+    extra.mkdir()
+    packages.unpack(archives.kernel, extra)
+    packages.unpack(archives.busybox, extra)
+    shutil.copy(next((extra / "boot").glob("vmlinuz-*")), work / "vmlinuz")
+    shutil.copy(tree / "usr/lib/dracut/modules.d/30ignition/ignition", extra)
 
-    shutil.copy(tree / "usr/lib/dracut/modules.d/30ignition/ignition", work / "ignition")
     _trim(tree)
-    _lay_over(tree, work / "ignition")
-    _copy_modules(kernel, tree / "usr", _GUEST_MODULES)
-    _make_initrd(tree, kernel, work)
-    shutil.rmtree(kernel)
-    (work / "ignition").unlink()
+    _lay_over(tree)
+    shutil.copy(extra / "ignition", tree / "usr/lib/flatcar/ignition")
+    _copy_modules(extra, tree / "usr", _GUEST_MODULES)
+    _make_initrd(tree, extra, work)
+    shutil.rmtree(extra)
 
 
 def _trim(tree: Path) -> None:
@@ -118,13 +133,12 @@ def _trim(tree: Path) -> None:
             link.unlink()
 
 
-def _lay_over(tree: Path, ignition: Path) -> None:
+def _lay_over(tree: Path) -> None:
     """Debian's /etc becomes the lower layer of Flatcar's /etc; then our own files win."""
     shutil.copytree(tree / "etc", tree / "usr/share/flatcar/etc", symlinks=True)
     for name in ("os-release", "mtab", "issue", "issue.net", "debian_version", "motd"):
         (tree / "usr/share/flatcar/etc" / name).unlink(missing_ok=True)
     shutil.copytree(FILES / "usr", tree / "usr", symlinks=True, dirs_exist_ok=True)
-    shutil.copy(ignition, tree / "usr/lib/flatcar/ignition")
     for path in (FILES / "usr").rglob("*"):
         # A checkout's files carry its user's umask; in the image everybody may read them.
         if path.is_file() and not path.is_symlink():
@@ -133,7 +147,7 @@ def _lay_over(tree: Path, ignition: Path) -> None:
 
 
 def _copy_modules(kernel: Path, target: Path, names: tuple[str, ...]) -> None:
-    """Copy modules and what they need into `target`/lib/modules and index them there."""
+    """Copy modules and what they need from `kernel`/lib/modules to `target`/lib/modules, and index them there."""
     version = next((kernel / "lib/modules").iterdir()).name
     run(["depmod", "-b", kernel, version])
     copied = target / "lib/modules" / version
@@ -147,15 +161,14 @@ def _copy_modules(kernel: Path, target: Path, names: tuple[str, ...]) -> None:
             shutil.copy(module, copied / inside)
     for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
         shutil.copy(kernel / "lib/modules" / version / name, copied)
-    # depmod wants ROOT/lib/modules, also where lib is a folder of usr.
     run(["depmod", "-b", target, version])
 
 
-def _make_initrd(tree: Path, kernel: Path, work: Path) -> None:
-    """A busybox, util-linux's blkid with its libraries, modules and our /init."""
+def _make_initrd(tree: Path, extra: Path, work: Path) -> None:
+    """A static busybox, util-linux's blkid with its libraries, modules and our /init."""
     root = work / "initrd"
     (root / "bin").mkdir(parents=True)
-    shutil.copy("/bin/busybox", root / "bin/busybox")
+    shutil.copy(extra / "bin/busybox", root / "bin/busybox")
     shutil.copy(FILES / "init", root / "init")
     (root / "init").chmod(0o755)
     shutil.copy(tree / "usr/sbin/blkid", root / "bin/blkid")
@@ -165,7 +178,7 @@ def _make_initrd(tree: Path, kernel: Path, work: Path) -> None:
         shutil.copy(libraries / name, root / "lib/x86_64-linux-gnu" / name)
     (root / "lib64").mkdir()
     shutil.copy(libraries / "ld-linux-x86-64.so.2", root / "lib64")
-    _copy_modules(kernel, root, _INITRD_MODULES)
+    _copy_modules(extra, root, _INITRD_MODULES)
     (root / "modules").write_text("\n".join(_INITRD_MODULES))
     pack_cpio(root, work / "initrd.cpio.gz")
     shutil.rmtree(root)

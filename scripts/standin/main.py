@@ -14,11 +14,14 @@ What differs from Flatcar:
 - No dm-verity (its area in USR-A is zeros), no Secure Boot, no update engine, no networking, no SSH, no D-Bus.
 - The disk GUID is not drawn anew and ROOT is not grown at the first boot; the ESP is not mounted at /boot.
 - flatcar.autologin gives a root shell on ttyS0 only; without it there is a login prompt that leads nowhere.
-- USR-A's btrfs and OEM's are not compressed. docker and containerd are sysexts without a program.
+- Debian's Ignition labels files for SELinux; the guest's setfiles does nothing.
+- An OEM sysext or an enabled official one that is missing stops the boot; Flatcar tries to download it first.
+- USR-A's btrfs and OEM's are not compressed. The docker and containerd inside are scripts that only tell their name.
 - GRUB looks for OEM by its filesystem's label, has one menu entry, and does not heed the attribute bits of USR-A.
-- Of the vendors only qemu_uefi is published as an image; of the OEM sysexts only qemu's and azure's.
+- Of the vendors only qemu_uefi is published as an image. OEM sysexts hold nothing but a text, and there are no
+  official extra sysexts such as flatcar-python.raw.
 - arm64 has the disk's shape, but no system: its kernel, GRUB and programs are placeholders.
-- The feed holds only the releases in the folder. The bakery's wasmtime is Debian-compatible, not Flatcar's build.
+- The feed holds only the releases in the folder. The bakery's wasmtime is the program of a PyPI wheel.
 """
 
 from __future__ import annotations
@@ -139,7 +142,11 @@ def _make_folder(root: Path, spec: release.Spec, signer: signing.Signer, made_by
 
 def serve(root: Path, port: int, fingerprint: str) -> None:
     """Serve the folder over HTTP until interrupted, with `env` pointing at the server as long as that lasts."""
-    with FolderServer(root, port) as server:
+    try:
+        server = FolderServer(root, port)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"Port {port} of 127.0.0.1 cannot be used: {error}.", "--serve 0 takes a free one.") from None
+    with server:
         mirror.write_env(root, fingerprint, server.url)
         print(server.url, flush=True)
         try:

@@ -14,7 +14,16 @@ from standin import grub, guest, image, layout, sysexts
 
 PREFIX = "flatcar_production"
 _OEM = "qemu"
-_OTHER_OEMS = ("azure",)
+# The OEM sysexts of the releases 4459 and 4593: all of the vendors' for x86-64, fewer for arm64.
+_OEM_SYSEXTS = {
+    Arch.X86_64: (
+        "akamai", "ami", "azure", "digitalocean", "gce", "hetzner", "hyperv", "kubevirt", "nutanix", "openstack",
+        "proxmoxve", "qemu", "scaleway", "stackit", "vmware",
+    ),
+    Arch.ARM64: (
+        "akamai", "ami", "azure", "hetzner", "kubevirt", "openstack", "proxmoxve", "qemu", "scaleway", "stackit",
+    ),
+}  # fmt: skip
 _FIRMWARE = {
     Arch.X86_64: ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     Arch.ARM64: ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
@@ -44,7 +53,7 @@ def build(spec: Spec, out: Path, work: Path, console: Console) -> None:
     """Fill the empty folder `out` with the release's files (unsigned); `work` is an empty folder on the same disk."""
     with console.step(f"/usr of {spec.version} for {spec.arch}"):
         system = _system(spec, work)
-    for oem in (_OEM, *_OTHER_OEMS):
+    for oem in _OEM_SYSEXTS[spec.arch]:
         sysexts.pack_vendor(out / f"oem-{oem}.raw", oem, spec.version)
     (out / "version.txt").write_text(_version_txt(spec.version))
     base = layout.base(spec.generation)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,6 +96,5 @@ def sign_folder(folder: Path, ready: Signer) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix in {".bz2", ".img", ".raw", ".gz", ".qcow2", ".vmlinuz"}:
             write_digests(path)
-    for path in sorted(folder.iterdir()):
-        if not os.path.islink(path):
-            ready.sign(path)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(ready.sign, sorted(folder.iterdir())))

