@@ -12,8 +12,17 @@ from pathlib import Path
 
 from baker import e2fs
 from baker.debugfs import Debugfs, DebugfsRefused, Entry, Extent, Inode
-from baker.errors import EnvironmentFault, ImageError
-from baker.inject import Worklist, check_space, check_written, expected_nodes, kind_of, plan_work, usable_bytes
+from baker.errors import ImageError
+from baker.inject import (
+    Worklist,
+    check_inodes,
+    check_space,
+    check_written,
+    expected_nodes,
+    kind_of,
+    plan_work,
+    usable_bytes,
+)
 from baker.model import Injection, Node, Partition
 from baker.sparse import copy_range, data_extents, file_sha256, punch
 
@@ -49,8 +58,7 @@ class Ext4:
         if not work.created:
             return
         check_space(label, work, self.free_bytes() + sum(self._freed(path) for path in work.removals))
-        if self._superblock().free_inodes < len(work.created):
-            raise EnvironmentFault(f"{label} has too few free inodes for {len(work.created)} new entries.")
+        check_inodes(label, work, self._superblock().free_inodes)
         expected = expected_nodes(work)
         self._write(work)
         check_written(label, expected, self._nodes({path: self._at(path) for path in expected}))

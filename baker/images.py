@@ -9,6 +9,7 @@ from pathlib import Path
 
 from baker.convert import encode
 from baker.disk import check_filesystems, grow_root, read_table
+from baker.errors import VerificationError
 from baker.gather import Base
 from baker.job import Job
 from baker.layout import layout_size
@@ -17,6 +18,7 @@ from baker.model import Artifact, Injection
 from baker.oem import oem_injections
 from baker.plan import PlannedVendor
 from baker.sparse import clone, file_sha256
+from baker.sysext import read_sysext
 
 
 @dataclass(frozen=True)
@@ -98,5 +100,12 @@ def _vendor_content(job: Job, stage: Stage, item: PlannedVendor) -> list[Injecti
     if item.base != "generic" or oem is None or job.plan.release is None:
         return []
     stored = job.services.store.signed_file(job.plan.release, f"oem-{oem.sysext}.raw")
+    # The signature does not cover the name; an older OEM sysext in its place would keep the machine from booting.
+    found = read_sysext(stored.path, f"oem-{oem.sysext}").version_id
+    if found != stage.version:
+        raise VerificationError(
+            f"{stored.name} of the release server is for Flatcar {found or 'of no version'}, not {stage.version}.",
+            "The mirror serves a wrong file.",
+        )
     job.inputs.append(input_record(stored, "OEM sysext"))
     return oem_injections(oem, stored.path, stage.version)

@@ -22,6 +22,7 @@ BLOCK = 4096
 
 _NAME_MAX, _PATH_MAX = 255, 4095
 _MODE_MAX, _ID_MAX = 0o7777, 0xFFFF_FFFE
+_PRIVILEGED = 0o6000  # setuid and setgid
 
 
 class Editor(Protocol):
@@ -127,6 +128,8 @@ def _check_values(injection: Injection) -> None:
         raise UsageError(f"{injection.path} cannot be a file and a link, or have two contents.")
     if not 0 <= injection.mode <= _MODE_MAX:
         raise UsageError(f"{injection.path} has the impossible mode {injection.mode:o}.")
+    if injection.mode & _PRIVILEGED:
+        raise UsageError(f"{injection.path} is to be setuid or setgid, which nothing baked may be.")
     if not (0 <= injection.uid <= _ID_MAX and 0 <= injection.gid <= _ID_MAX):
         raise UsageError(f"{injection.path} has an impossible owner: {injection.uid}:{injection.gid}.")
     if injection.source is not None and not injection.source.is_file():
@@ -134,6 +137,20 @@ def _check_values(injection: Injection) -> None:
     link = injection.symlink
     if link is not None and (not link or not link.isprintable() or '"' in link or len(link.encode()) >= BLOCK):
         raise UsageError(f"The link {injection.path} has an unusable target: {link!r}.")
+
+
+def unfit_filesystem(label: str, fs: str) -> ImageError:
+    """The error for a partition that neither backend can edit; `fs` as `Partition.fs`."""
+    return ImageError(
+        f"{label} holds {fs or 'no known filesystem'}; only ext4 and btrfs can be edited.",
+        "Use an unmodified Flatcar image.",
+    )
+
+
+def check_inodes(label: str, work: Worklist, free: int) -> None:
+    """Raise EnvironmentFault when the filesystem has fewer free inodes than new entries."""
+    if free < len(work.created):
+        raise EnvironmentFault(f"{label} has too few free inodes for {len(work.created)} new entries.")
 
 
 def plan_work(label: str, injections: Sequence[Injection], kind_at: Callable[[str], str]) -> Worklist:

@@ -11,8 +11,8 @@ from typing import Protocol, Self
 from baker import run
 from baker.btrfs import Btrfs, root_view
 from baker.disk import DiskTable, read_table
-from baker.errors import ImageError
 from baker.ext4 import Ext4
+from baker.inject import unfit_filesystem
 from baker.model import Injection, Node
 
 _TOOLS = ("debugfs", "e2fsck", "btrfs", "mkfs.btrfs", "blkid")
@@ -94,8 +94,5 @@ class OfflineEditor:
             elif partition.fs == "btrfs":
                 self._open[label] = Btrfs(self._image, partition, folder, self._epoch)
             else:
-                raise ImageError(
-                    f"{label} holds {partition.fs or 'no known filesystem'}; only ext4 and btrfs can be edited.",
-                    "Use an unmodified Flatcar image.",
-                )
+                raise unfit_filesystem(label, partition.fs)
         return self._open[label]

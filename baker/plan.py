@@ -142,7 +142,7 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     own = request.image is not None and request.base != "generic"
     release = None if own else services.resolve(request.release, request.arch)
     version = release.version if release else None
-    backend, backend_why = _backend(request.backend)
+    backend, backend_why = _backend(request.backend, services)
     plan = BakePlan(
         release=release, arch=request.arch, image=request.image,
         sysexts=tuple(_sysext(item, request, version, services) for item in request.sysexts),
@@ -204,13 +204,14 @@ def _check_tools(plan: BakePlan) -> None:
         need(tool)
 
 
-def _backend(wanted: str) -> tuple[str, str]:
+def _backend(wanted: str, services: Services) -> tuple[str, str]:
     """The backend that will be used and why. Raises EnvironmentFault when the one asked for cannot work here."""
     from baker.offline import offline_available
     from baker.privilege import loop_available
 
     if wanted == "loop":
-        reason = loop_available()
+        with services.console.suspended():  # sudo may want to ask for a password
+            reason = loop_available(ask=True)
         if reason:
             raise EnvironmentFault(f"The loop backend cannot work here: {reason}", "Use --backend offline.")
         return "loop", "asked for"

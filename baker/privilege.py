@@ -7,7 +7,6 @@ docs/security.md says what it is trusted with.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,16 @@ from baker.disk import check_filesystems, read_table
 from baker.errors import BakeError, EnvironmentFault, ImageError, UsageError
 from baker.helper import FILESYSTEMS
 from baker.helper_client import OFFLINE_HINT, Helper, Refused, identity
-from baker.inject import Worklist, check_space, check_written, expected_nodes, plan_work, usable_bytes
+from baker.inject import (
+    Worklist,
+    check_inodes,
+    check_space,
+    check_written,
+    expected_nodes,
+    plan_work,
+    unfit_filesystem,
+    usable_bytes,
+)
 from baker.model import Injection, Node, Partition
 
 __all__ = ["Helper", "LoopEditor", "loop_available"]
@@ -75,8 +83,8 @@ class _Mount:
         removed = [node for path in work.removals for node in self._look("list", path=path, deep=False)["nodes"]]
         check_space(label, work, self.usable() + sum(node["allocated"] for node in removed if node["links"] == 1))
         inodes = self._helper.request("space")["inodes"]
-        if inodes is not None and inodes < len(work.created):
-            raise EnvironmentFault(f"{label} has too few free inodes for {len(work.created)} new entries.")
+        if inodes is not None:  # btrfs makes them as they are needed
+            check_inodes(label, work, inodes)
 
     def _look(self, operation: str, **fields: Any) -> dict[str, Any]:
         """A request whose answer is empty where nothing is at the path, or only behind a link."""
@@ -155,7 +163,6 @@ class LoopEditor:
         self._file.close()
 
     def apply(self, label: str, injections: Sequence[Injection]) -> None:
-        _refuse_privileged(injections)
         with self._mounted(label) as mount:
             work = plan_work(label, injections, mount.kind_at)
             mount.check_room(label, work)
@@ -184,10 +191,7 @@ class LoopEditor:
     def _mounted(self, label: str, readonly: bool = True) -> Iterator[_Mount]:
         partition = self._table.get(label)
         if partition.fs not in FILESYSTEMS:
-            raise ImageError(
-                f"{label} holds {partition.fs or 'no known filesystem'}; only ext4 and btrfs can be edited.",
-                "Use an unmodified Flatcar image.",
-            )
+            raise unfit_filesystem(label, partition.fs)
         if label not in self._checked:
             check_filesystems(self._image, self._table, [label], self._work)
             self._checked.add(label)
@@ -196,13 +200,6 @@ class LoopEditor:
                 yield _Mount(self._helper)
         except Refused as refused:
             raise _fault(refused, f"{label} of {self._image}") from refused
-
-
-def _refuse_privileged(injections: Iterable[Injection]) -> None:
-    """The helper writes nothing setuid or setgid; say so before it has written the rest."""
-    for entry in injections:
-        if entry.mode & (stat.S_ISUID | stat.S_ISGID):
-            raise UsageError(f"{entry.path} is to be setuid or setgid, which nothing baked may be.")
 
 
 def _fault(refused: Refused, place: str) -> BakeError:

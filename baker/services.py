@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from baker.cache import Cache
 from baker.console import Console
@@ -45,6 +46,12 @@ class Services:
     """Lazily opened: nothing is read, fetched or created before it is needed."""
 
     def __init__(self, settings: Settings, console: Console) -> None:
+        for address in (settings.mirror, settings.bakery):
+            if address and "@" in urlsplit(address).netloc:
+                raise UsageError(
+                    "The address of a mirror or bakery holds a user name or password.",
+                    "Put them into ~/.netrc instead; an address is shown in messages and in the manifest.",
+                )
         self.settings = settings
         self.console = console
         self.bakery = settings.bakery.rstrip("/")

@@ -51,6 +51,8 @@ def test_unusual_but_plain_paths_are_accepted(path):
     [
         Injection("/a", content=b"", symlink="b"),
         Injection("/a", mode=0o10000),
+        Injection("/a", content=b"", mode=0o4755),
+        Injection("/a", content=b"", mode=0o2755),
         Injection("/a", uid=-1),
         Injection("/a", gid=2**32 - 1),
         Injection("/a", source=Path("/nowhere")),

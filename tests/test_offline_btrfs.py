@@ -73,7 +73,7 @@ def test_entries_of_every_kind_arrive_and_the_rest_stays(image, source, tmp_path
                 Injection("/opt/x.raw", source=source),
                 Injection("/etc/x{}.raw", symlink="/opt/x.raw"),
                 Injection("/grub.cfg", content=b"set oem_id=other\n", replace=True, mode=0o600),
-                Injection("/a b/suid", content=b"", mode=0o4755),
+                Injection("/a b/suid", content=b"", mode=0o1755),
                 Injection("/empty", mode=0o1777),
             ],
         )
@@ -89,7 +89,7 @@ def test_entries_of_every_kind_arrive_and_the_rest_stays(image, source, tmp_path
     empty = hashlib.sha256().hexdigest()
     assert list(changed.values()) == [
         Node("/a b", "directory", 0o755, 0, 0, 0),
-        Node("/a b/suid", "file", 0o4755, 0, 0, 0, empty),
+        Node("/a b/suid", "file", 0o1755, 0, 0, 0, empty),
         Node("/empty", "directory", 0o1777, 0, 0, 0),
         Node("/etc", "directory", 0o755, 0, 0, 0),
         Node("/etc/x{}.raw", "symlink", 0o777, 0, 0, 10, symlink="/opt/x.raw"),
@@ -355,13 +355,13 @@ def edit_everything(folder: Path) -> None:
             injections = [
                 Injection("/opt/x.raw", source=source, mode=0o600),
                 Injection("/etc/x.raw", symlink="/opt/x.raw"),
-                Injection("/etc/suid", content=b"", mode=0o6755),
+                Injection("/etc/suid", content=b"", mode=0o1755),
             ]
             editor.apply(label, injections)
             tree = editor.tree(label)
             assert {(node.uid, node.gid) for node in tree.values()} == {(0, 0)}
             assert tree["/opt/x.raw"] == Node("/opt/x.raw", "file", 0o600, 0, 0, 5 * MIB + 1, file_sha256(source))
-            assert tree["/etc/suid"].mode == 0o6755
+            assert tree["/etc/suid"].mode == 0o1755
     check_filesystems(image, read_table(image), ["ROOT", "OEM"], folder)
 
 

@@ -79,7 +79,7 @@ def test_entries_of_every_kind_arrive(image, tmp_path):
             [
                 Injection("/opt/extensions/x/x.raw", source=source),
                 Injection("/etc/extensions/x.raw", symlink="/opt/extensions/x/x.raw"),
-                Injection("/etc/a b/{}\\x2d#é.conf", content=b"", mode=0o4711, uid=70_000, gid=3),
+                Injection("/etc/a b/{}\\x2d#é.conf", content=b"", mode=0o1711, uid=70_000, gid=3),
                 Injection("/etc/target", symlink="/" + "long/" * 100),
                 Injection("/var/empty", mode=0o1777, uid=1, gid=2),
                 Injection("/etc", mode=0o700),
@@ -91,7 +91,7 @@ def test_entries_of_every_kind_arrive(image, tmp_path):
     digest, empty = file_sha256(source), hashlib.sha256().hexdigest()
     assert list(new.values()) == [
         Node("/etc/a b", "directory", 0o755, 0, 0, 0),
-        Node("/etc/a b/{}\\x2d#é.conf", "file", 0o4711, 70_000, 3, 0, empty),
+        Node("/etc/a b/{}\\x2d#é.conf", "file", 0o1711, 70_000, 3, 0, empty),
         Node("/etc/extensions", "directory", 0o755, 0, 0, 0),
         Node("/etc/extensions/x.raw", "symlink", 0o777, 0, 0, 23, symlink="/opt/extensions/x/x.raw"),
         Node("/etc/target", "symlink", 0o777, 0, 0, 501, symlink="/" + "long/" * 100),

@@ -12,29 +12,32 @@ ssh_port=${SSH_PORT:-2222}
 name=${VM_NAME:-flatcar}
 ignition=
 keep=no
+kvm=yes
 firmware=uefi
 
 usage() {
     cat <<USAGE
-Usage: $0 [-i CONFIG.ign] [-m MIB] [-n CPUS] [-p PORT] [-b] [-k] [-- QEMU ARGUMENTS]
+Usage: $0 [-i CONFIG.ign] [-m MIB] [-n CPUS] [-p PORT] [-b] [-t] [-k] [-- QEMU ARGUMENTS]
 
   -i FILE   Ignition configuration for the first boot
   -m MIB    memory of the machine (default $memory)
   -n CPUS   processors of the machine (default $cpus)
   -p PORT   port of this host that leads to the machine's SSH (default $ssh_port)
   -b        start by BIOS instead of UEFI (x86-64 only)
+  -t        emulate the processor even if KVM could be used
   -k        keep: write changes into the image itself; without it they are gone when QEMU ends
   -h        this text
 USAGE
 }
 
-while getopts 'i:m:n:p:bkh' option; do
+while getopts 'i:m:n:p:btkh' option; do
     case $option in
     i) ignition=$OPTARG ;;
     m) memory=$OPTARG ;;
     n) cpus=$OPTARG ;;
     p) ssh_port=$OPTARG ;;
     b) firmware=bios ;;
+    t) kvm=no ;;
     k) keep=yes ;;
     h) usage && exit 0 ;;
     *) usage >&2 && exit 2 ;;
@@ -65,7 +68,7 @@ arm64)
     host=x86_64
     ;;
 esac
-if [ -w /dev/kvm ] && [ "$(uname -m)" = "$host" ]; then
+if [ "$kvm" = yes ] && [ -w /dev/kvm ] && [ "$(uname -m)" = "$host" ]; then
     set -- -accel kvm -cpu host "$@"
 else
     set -- -accel tcg,thread=multi -cpu max "$@"
