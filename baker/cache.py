@@ -7,7 +7,8 @@ Below the root (CACHE_VERSION is part of the path, so an old layout is simply ne
     index/KEY.json          what is known of a file; KEY is a digest of the file's identity
     partial/KEY…            downloads under way or broken off
     locks/KEY               flock'ed by the one bake that downloads
-    seen/KEY                unverified small files for use without a network (the release feed, lists of a bakery)
+    seen/KEY                unverified small files for use without a network (the release feed, lists of a bakery),
+                            and what was found inside verified files
 
 An object in use is flock'ed shared, so pruning leaves it alone; the kernel drops such locks with the process.
 Objects are not fsync'ed: what a power failure tears, the digest check of the next use finds.
@@ -164,7 +165,7 @@ class Cache:
         return path
 
     def remember(self, url: str, data: bytes) -> None:
-        """Keep an unverified small file, for times without a network. A cache that cannot be written is no error."""
+        """Keep a small file, for times without a network or for speed. A cache that cannot be written is no error."""
         try:
             _write_atomically(self._folder("seen") / self._key((url,)), data)
         except OSError:

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from baker.errors import ImageError
+from baker.origin import Origin, check_qcow2, prove_edited
+from baker.qcow2 import write_qcow2
 from baker.run import CommandFailed, run
 from baker.sparse import clone
 from baker.vendor import DiskFormat
+
+_NATIVE = DiskFormat("qcow2", (("compat", "0.10"),), compress=True)
 
 
 @dataclass(frozen=True)
@@ -50,23 +54,40 @@ def to_raw(source: Path, target: Path) -> None:
         return
     if info.format != "qcow2":
         raise ImageError(f"{source.name} is a {info.format} image; only raw and qcow2 can be baked into.")
+    check_qcow2(source)
     try:
-        # What a truncated qcow2 lacks reads as zeros without any error, so ask for consistency first (3: only leaks).
-        run(["qemu-img", "check", "-q", "-f", "qcow2", source], ok=(0, 3))
         run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", source, target])
     except CommandFailed as error:
-        raise ImageError(f"{source.name} is damaged: qemu-img finds errors in it.", "Get it again.") from error
+        raise ImageError(f"{source.name} is damaged: qemu-img cannot read all of it.", "Get it again.") from error
 
 
-def encode(raw: Path, target: Path, disk: DiskFormat) -> None:
+def edits_in_place(disk: DiskFormat) -> bool:
+    """Whether `encode` can make this format of an image's origin and the raw disk of its edited parts."""
+    return disk == _NATIVE
+
+
+def encode(raw: Path, target: Path, disk: DiskFormat, jobs: int, origin: Origin | None = None) -> None:
     """Write the raw disk as `disk.format` to the new file `target`, then prove that it holds the same disk.
 
-    A raw result takes the source over by renaming it, so `raw` is gone then.
+    `jobs` threads take part; the bytes do not depend on it. With `origin` (see `edits_in_place`) what `raw` lacks is
+    taken from there. A raw result takes the source over by renaming it, so `raw` is gone then.
     Raises ImageError when format, size or content read back differ.
     """
     if disk.format == "raw":
         raw.rename(target)
-        return
+    elif disk != _NATIVE:
+        _convert(raw, target, disk)
+        prove_same(raw, target, disk.format)
+    elif origin is None:
+        write_qcow2(raw, target, jobs)
+        prove_same(raw, target, disk.format)
+    else:
+        write_qcow2(raw, target, jobs, origin.image, origin.kept)
+        _prove_sound(raw, target, disk.format)
+        prove_edited(raw, target, origin)
+
+
+def _convert(raw: Path, target: Path, disk: DiskFormat) -> None:
     options = ",".join(f"{name}={value}" for name, value in disk.options)
     # Sixteen coroutines overlap reading with compressing; out-of-order writes (-W) would be faster still but give
     # other bytes on each run.
@@ -74,11 +95,18 @@ def encode(raw: Path, target: Path, disk: DiskFormat) -> None:
         "qemu-img", "convert", "-m", "16", *(["-c"] if disk.compress else []),
         "-f", "raw", "-O", disk.format, *(["-o", options] if options else []), raw, target,
     ])  # fmt: skip
-    prove_same(raw, target, disk.format)
 
 
 def prove_same(raw: Path, target: Path, expected_format: str) -> None:
     """Read an encoded image back: its format, its virtual size, its own consistency, and every byte of the disk."""
+    _prove_sound(raw, target, expected_format)
+    try:
+        run(["qemu-img", "compare", "-f", "raw", "-F", expected_format, raw, target])
+    except CommandFailed as error:
+        raise ImageError(f"{target.name} does not hold the disk it was made of.", error.message) from error
+
+
+def _prove_sound(raw: Path, target: Path, expected_format: str) -> None:
     info = image_info(target)
     size = raw.stat().st_size
     if (info.format, info.virtual_size) != (expected_format, size):
@@ -88,6 +116,5 @@ def prove_same(raw: Path, target: Path, expected_format: str) -> None:
         )
     try:
         run(["qemu-img", "check", "-q", "-f", expected_format, target])
-        run(["qemu-img", "compare", "-f", "raw", "-F", expected_format, raw, target])
     except CommandFailed as error:
-        raise ImageError(f"{target.name} does not hold the disk it was made of.", error.message) from error
+        raise ImageError(f"{target.name} came out inconsistent.", error.message) from error

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from baker.admission import admit
-from baker.convert import image_info, to_raw
-from baker.disk import read_table
+from baker.convert import edits_in_place, image_info, to_raw
+from baker.disk import probe_fs, read_table
 from baker.errors import ImageError, UsageError, VerificationError
 from baker.inspection import read_os_release
 from baker.job import Job
 from baker.manifest import input_record
-from baker.model import Arch, Release
+from baker.model import Arch, Partition, Release
+from baker.origin import Origin, unpack_edited
 from baker.placing import ReadySysext
 from baker.plan import PlannedSysext, PlannedVendor, choose_source
 from baker.services import Services
@@ -24,13 +26,18 @@ from baker.vendor import find_vendors
 
 @dataclass(frozen=True)
 class Base:
-    """A raw disk image to start from. `shared` means the cache's copy, which must be cloned and never written to."""
+    """A raw disk image to start from.
 
-    source: str
+    `shared` means the cache's copy, which must be cloned and never written to. With `origin` the disk holds only what
+    a bake edits. `digest` identifies what was downloaded; "" for an image of the user's own.
+    """
+
     path: Path
-    shared: bool
-    version: str
     vendors: tuple[PlannedVendor, ...]
+    shared: bool = False
+    origin: Origin | None = None
+    digest: str = ""
+    version: str = ""
 
 
 def fetch_bases(job: Job) -> list[Base]:
@@ -41,13 +48,12 @@ def fetch_bases(job: Job) -> list[Base]:
     """
     bases = []
     for source in dict.fromkeys(item.source for item in job.plan.vendors):
-        vendors = tuple(item for item in job.plan.vendors if item.source == source)
-        path, shared = _raw_base(job, source)
-        bases.append(Base(source, path, shared, _check_release(job, path, source), vendors))
+        base = _raw_base(job, source, tuple(item for item in job.plan.vendors if item.source == source))
+        bases.append(replace(base, version=_check_release(job, base, source)))
     return bases
 
 
-def _raw_base(job: Job, source: str) -> tuple[Path, bool]:
+def _raw_base(job: Job, source: str, vendors: tuple[PlannedVendor, ...]) -> Base:
     plan = job.plan
     if plan.image is not None or plan.release is None:
         assert plan.image is not None
@@ -55,16 +61,24 @@ def _raw_base(job: Job, source: str) -> tuple[Path, bool]:
         target = job.work / "image" / plan.image.name
         target.parent.mkdir()
         with job.console.step(f"Read {plan.image.name}"):
-            to_raw(plan.image, target)
-        return target, False
+            return Base(target, vendors, origin=_unpack(job, plan.image, target, vendors))
     stored = fetch_base(job.services, plan.release, source)
     job.inputs.append(input_record(stored, "image"))
     if isinstance(stored, StoredDisk) and image_info(stored.path).format == "raw":
-        return stored.path, True
+        return Base(stored.path, vendors, shared=True, digest=stored.sha256)
     target = job.work / f"{Path(source).name}.raw"
     with job.console.step(f"Unpack {source}"):
-        to_raw(stored.path, target)
-    return target, False
+        return Base(target, vendors, origin=_unpack(job, stored.path, target, vendors), digest=stored.sha256)
+
+
+def _unpack(job: Job, image: Path, target: Path, vendors: tuple[PlannedVendor, ...]) -> Origin | None:
+    """Make a raw disk of an image: of its edited parts alone where that is enough for all of its vendors."""
+    if all(edits_in_place(item.vendor.disk) for item in vendors):
+        origin = unpack_edited(image, target, job.plan.jobs)
+        if origin is not None:
+            return origin
+    to_raw(image, target)
+    return None
 
 
 def fetch_base(services: Services, release: Release, source: str) -> StoredDisk | StoredFile:
@@ -74,14 +88,14 @@ def fetch_base(services: Services, release: Release, source: str) -> StoredDisk 
     return services.store.signed_file(release, source)
 
 
-def _check_release(job: Job, raw: Path, source: str) -> str:
+def _check_release(job: Job, base: Base, source: str) -> str:
     """The version the image's /usr is of; VerificationError when it is not the planned one."""
     plan = job.plan
-    table = read_table(raw)
+    table = read_table(base.path)
     table.get("ROOT")
     with job.console.step("Check the release inside the image"):
         try:
-            found = read_os_release(raw, table.get("USR-A"), job.work)
+            found = _os_release(job, base, table.get("USR-A"))
         except ImageError as error:
             if plan.image is None:
                 raise
@@ -100,6 +114,26 @@ def _check_release(job: Job, raw: Path, source: str) -> str:
             else f"Say which release it is: --release {version}",
         )
     return version
+
+
+def _os_release(job: Job, base: Base, partition: Partition) -> dict[str, str]:
+    """The os-release of an image's /usr; read once for each downloaded file, because getting at it takes a second."""
+    cache, name = job.services.cache, f"os-release of sha256:{base.digest}"
+    known = cache.recall(name) if base.digest else None
+    if known is not None:
+        fields: dict[str, str] = json.loads(known)
+        return fields
+    disk = base.path
+    if base.origin is not None:
+        disk = job.work / "usr.raw"
+        base.origin.unpack_partition(partition, disk, job.plan.jobs)
+        partition = replace(partition, fs=probe_fs(disk, partition.offset, partition.size))
+    found = read_os_release(disk, partition, job.work)
+    if base.origin is not None:
+        disk.unlink()
+    if base.digest:
+        cache.remember(name, json.dumps(found).encode())
+    return found
 
 
 def gather_sysexts(job: Job, version: str) -> list[ReadySysext]:

@@ -16,6 +16,7 @@ from baker.layout import layout_size
 from baker.manifest import input_record
 from baker.model import Artifact, Injection
 from baker.oem import oem_injections
+from baker.origin import Origin
 from baker.plan import PlannedVendor
 from baker.sparse import clone, file_sha256
 from baker.sysext import read_sysext
@@ -28,6 +29,8 @@ class Stage:
     path: Path
     version: str
     vendors: tuple[PlannedVendor, ...]
+    origin: Origin | None = None
+    """What holds the rest of the disk, when `path` has only the parts that are edited."""
 
 
 def stage_roots(job: Job, bases: Sequence[Base], root: list[Injection]) -> list[Stage]:
@@ -46,7 +49,7 @@ def stage_roots(job: Job, bases: Sequence[Base], root: list[Injection]) -> list[
             else:
                 base.path.rename(path)
             _prepare_root(job, path, layout, root)
-            stages.append(Stage(path, base.version, vendors))
+            stages.append(Stage(path, base.version, vendors, base.origin))
     return stages
 
 
@@ -90,7 +93,7 @@ def _make_image(job: Job, stage: Stage, item: PlannedVendor, raw: Path, oem: lis
         check_filesystems(raw, read_table(raw), ["ROOT", "OEM"], job.work)
     target = job.out / vendor.image
     with job.console.step(f"{vendor.name}: write {vendor.image}"):
-        encode(raw, target, vendor.disk)
+        encode(raw, target, vendor.disk, job.plan.jobs, stage.origin)
         return Artifact(target, vendor.disk.format, target.stat().st_size, file_sha256(target), vendor.name)
 
 
