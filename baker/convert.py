@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from baker.errors import ImageError
 from baker.origin import Origin, check_qcow2, prove_edited
 from baker.qcow2 import write_qcow2
 from baker.run import CommandFailed, run
-from baker.sparse import clone
+from baker.sparse import clone, file_sha256
 from baker.vendor import DiskFormat
 
 _NATIVE = DiskFormat("qcow2", (("compat", "0.10"),), compress=True)
@@ -66,8 +68,9 @@ def edits_in_place(disk: DiskFormat) -> bool:
     return disk == _NATIVE
 
 
-def encode(raw: Path, target: Path, disk: DiskFormat, jobs: int, origin: Origin | None = None) -> None:
-    """Write the raw disk as `disk.format` to the new file `target`, then prove that it holds the same disk.
+def encode(raw: Path, target: Path, disk: DiskFormat, jobs: int, origin: Origin | None = None) -> str:
+    """Write the raw disk as `disk.format` to the new file `target`, prove that it holds the same disk, and return
+    the sha256 of the file.
 
     `jobs` threads take part; the bytes do not depend on it. With `origin` (see `edits_in_place`) what `raw` lacks is
     taken from there. A raw result takes the source over by renaming it, so `raw` is gone then.
@@ -75,16 +78,28 @@ def encode(raw: Path, target: Path, disk: DiskFormat, jobs: int, origin: Origin 
     """
     if disk.format == "raw":
         raw.rename(target)
-    elif disk != _NATIVE:
+        return settle(target)
+    if disk != _NATIVE:
         _convert(raw, target, disk)
-        prove_same(raw, target, disk.format)
     elif origin is None:
         write_qcow2(raw, target, jobs)
-        prove_same(raw, target, disk.format)
     else:
         write_qcow2(raw, target, jobs, origin.image, origin.kept)
-        _prove_sound(raw, target, disk.format)
-        prove_edited(raw, target, origin)
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(settle, target)
+        if origin is None:
+            prove_same(raw, target, disk.format)
+        else:
+            _prove_sound(raw, target, disk.format)
+            prove_edited(raw, target, origin)
+        return digest.result()
+
+
+def settle(file: Path) -> str:
+    """The sha256 of a finished file; meanwhile the system begins to write it to the disk."""
+    with file.open("rb") as opened, ThreadPoolExecutor(1) as pool:
+        pool.submit(os.fsync, opened.fileno())
+        return file_sha256(file)
 
 
 def _convert(raw: Path, target: Path, disk: DiskFormat) -> None:

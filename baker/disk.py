@@ -10,6 +10,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,8 +39,10 @@ def read_table(image: Path) -> DiskTable:
     Raises ImageError for anything that `baker.gpt.read_gpt` refuses.
     """
     table = read_gpt(image)
-    partitions = (replace(part, fs=probe_fs(image, part.offset, part.size)) for part in table.partitions)
-    return replace(table, partitions=tuple(partitions))
+    with ThreadPoolExecutor(4) as pool:  # blkid has little to do: most of its time is its start
+        found = pool.map(lambda part: probe_fs(image, part.offset, part.size), table.partitions)
+        partitions = (replace(part, fs=fs) for part, fs in zip(table.partitions, found, strict=True))
+        return replace(table, partitions=tuple(partitions))
 
 
 def probe_fs(image: Path, offset: int, size: int) -> str:

@@ -18,7 +18,7 @@ from baker.model import Artifact, Injection
 from baker.oem import oem_injections
 from baker.origin import Origin
 from baker.plan import PlannedVendor
-from baker.sparse import clone, file_sha256
+from baker.sparse import clone
 from baker.sysext import read_sysext
 
 
@@ -93,8 +93,8 @@ def _make_image(job: Job, stage: Stage, item: PlannedVendor, raw: Path, oem: lis
         check_filesystems(raw, read_table(raw), ["ROOT", "OEM"], job.work)
     target = job.out / vendor.image
     with job.console.step(f"{vendor.name}: write {vendor.image}"):
-        encode(raw, target, vendor.disk, job.plan.jobs, stage.origin)
-        return Artifact(target, vendor.disk.format, target.stat().st_size, file_sha256(target), vendor.name)
+        digest = encode(raw, target, vendor.disk, job.plan.jobs, stage.origin)
+    return Artifact(target, vendor.disk.format, target.stat().st_size, digest, vendor.name)
 
 
 def _vendor_content(job: Job, stage: Stage, item: PlannedVendor) -> list[Injection]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,17 @@ def sysext_record(item: ReadySysext, install_to: InstallTo) -> dict[str, Any]:
 
 def tool_versions() -> dict[str, str]:
     """The versions of the programs that took part, by name; those not installed are left out."""
-    versions = {}
-    for program, argument in _TOOLS.items():
-        if find(program):
-            result = run([program, argument], ok=range(256))
-            lines = (result.text + result.stderr).strip().splitlines()
-            versions[program] = lines[0].strip() if lines else "unknown"
-    return versions
+    with ThreadPoolExecutor(len(_TOOLS)) as pool:
+        said = pool.map(_version, _TOOLS.items())
+        return {program: version for program, version in zip(_TOOLS, said, strict=True) if version}
+
+
+def _version(tool: tuple[str, str]) -> str:
+    if not find(tool[0]):
+        return ""
+    result = run(tool, ok=range(256))
+    lines = (result.text + result.stderr).strip().splitlines()
+    return lines[0].strip() if lines else "unknown"
 
 
 def write_records(folder: Path, manifest: BakeManifest) -> list[Path]:
