@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
 from baker import guest, qemu
@@ -26,9 +25,10 @@ from baker.guest import CommandResult, GuestReport
 from baker.model import Arch, Injection
 from baker.offline import OfflineEditor
 from baker.qemu import Firmware, FirmwareFiles, Machine
-from baker.run import run, spawn
+from baker.run import Bounds, run, spawn
 from baker.serial import SerialReader, watch
 from baker.sparse import clone
+from baker.work import scratch
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def boot_image(request: BootRequest, console: Console) -> list[BootReport]:
     Raises UsageError for an unusable image file or request, EnvironmentFault for a missing tool, ImageError for an
     image without a partition table.
     """
-    with TemporaryDirectory(prefix="flatcar-bake-boot-") as folder:
-        work = Path(folder)
+    with scratch() as work:
         mark = f"@flatcar-bake-{secrets.token_hex(4)}@"
         # Half of the time for systemd leaves the other half for the report on a system that does not settle.
         script = guest.check_script(mark, request.commands, settle_seconds=max(10, int(request.timeout / 2)))
@@ -168,7 +167,12 @@ def _vfat_names(filesystem: str, folder: str) -> set[str]:
 
     An unreadable boot partition is for the firmware to stumble over: that is what a boot is to show.
     """
-    listing = run(["mdir", "-b", "-i", filesystem, f"::/{folder}"], env={"MTOOLS_SKIP_CHECK": "1"}, ok=range(256))
+    listing = run(
+        ["mdir", "-b", "-i", filesystem, f"::/{folder}"],
+        env={"MTOOLS_SKIP_CHECK": "1"},
+        ok=range(256),
+        bounds=Bounds(),
+    )
     return {line.rstrip("/").rpartition("/")[2].lower() for line in listing.text.splitlines()}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from baker.errors import ImageError
 from baker.origin import Origin, check_qcow2, prove_edited
 from baker.qcow2 import write_qcow2
-from baker.run import CommandFailed, run
+from baker.run import Bounds, CommandFailed, run
 from baker.sparse import clone, file_sha256
 from baker.vendor import DiskFormat
 
@@ -30,17 +30,17 @@ class ImageInfo:
 def image_info(path: Path, assume: str | None = None) -> ImageInfo:
     """Probe an image file. `assume` names the format where it cannot be probed safely (raw, fixed VHD).
 
-    Raises ImageError for a file qemu-img cannot read, and for one that names other files (a backing file or an
-    external data file): an image is untrusted, and following its references would read any file we can read.
+    Raises ImageError for a file qemu-img cannot read, and for one that names other files (a backing file, an external
+    data file or extents): an image is untrusted, and following its references would read any file we can read.
     """
+    argv = ["qemu-img", "info", "--output=json", *(["-f", assume] if assume else []), os.fspath(path)]
     try:
-        found: dict[str, Any] = json.loads(
-            run(["qemu-img", "info", "--output=json", *(["-f", assume] if assume else []), path]).text
-        )
+        found: dict[str, Any] = json.loads(run(argv, bounds=Bounds()).text)
     except CommandFailed as error:
         raise ImageError(f"{path.name} is not a readable disk image.", error.message) from error
     specific = found.get("format-specific", {}).get("data", {})
-    if "backing-filename" in found or "data-file" in specific:
+    extents = {extent.get("filename") for extent in specific.get("extents", [])}
+    if "backing-filename" in found or "data-file" in specific or extents - {os.fspath(path)}:
         raise ImageError(
             f"{path.name} refers to another file, which a disk image from outside must not.",
             "Flatten it first: qemu-img convert -O qcow2 IMAGE FLAT.",
@@ -58,7 +58,8 @@ def to_raw(source: Path, target: Path) -> None:
         raise ImageError(f"{source.name} is a {info.format} image; only raw and qcow2 can be baked into.")
     check_qcow2(source)
     try:
-        run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", source, target])
+        bounds = Bounds(writable=(target.parent,))
+        run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", source, target], bounds=bounds)
     except CommandFailed as error:
         raise ImageError(f"{source.name} is damaged: qemu-img cannot read all of it.", "Get it again.") from error
 

@@ -105,6 +105,7 @@ class Debugfs:
     def __init__(self, image: Path, partition: Partition, folder: Path, epoch: int) -> None:
         self.folder = folder
         self._device = f"{alias(image, folder)}?offset={partition.offset}"
+        self._bounds = run.Bounds(writable=(folder, image.absolute()))
         self._label = partition.label
         self._epoch = epoch
 
@@ -120,7 +121,8 @@ class Debugfs:
     def _run(self, commands: Iterable[str], options: Sequence[str]) -> bytes:
         script = self.folder / "commands"
         script.write_text("".join(f"{command}\n" for command in commands), "utf-8")
-        done = run.run(["debugfs", *options, "-f", script.name, self._device], cwd=self.folder, ok=(0, 1))
+        argv = ["debugfs", *options, "-f", script.name, self._device]
+        done = run.run(argv, cwd=self.folder, ok=(0, 1), bounds=self._bounds)
         complaints = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("debugfs 1."))
         if complaints or done.status:
             raise DebugfsRefused(f"debugfs could not edit {self._label}: {printable(complaints)}")
@@ -154,7 +156,8 @@ class Debugfs:
 
     def content(self, inode: int, limit: int) -> bytes:
         """The first `limit` bytes of a file or long symlink."""
-        with run.spawn(["debugfs", "-R", f"cat <{inode}>", self._device], cwd=self.folder) as process:
+        argv = ["debugfs", "-R", f"cat <{inode}>", self._device]
+        with run.spawn(argv, cwd=self.folder, bounds=run.Bounds()) as process:
             assert process.stdout is not None
             return process.stdout.read(limit)
 

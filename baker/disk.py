@@ -53,6 +53,7 @@ def probe_fs(image: Path, offset: int, size: int) -> str:
     found = run.run(
         ["blkid", "-p", "-O", str(offset), "-S", str(size), "-s", "TYPE", "-o", "value", image.absolute()],
         ok=(0, 2, 8),
+        bounds=run.Bounds(),
     )
     return found.text.strip() if found.status == 0 else ""
 
@@ -126,8 +127,9 @@ def _grow_ext4(image: Path, root: Partition, size: int, file: Path) -> None:
     clock = e2fs.frozen_time(before.written)
     extract(image, root, file)
     os.truncate(file, size)
-    run.run(["e2fsck", "-fy", file.name], cwd=file.parent, env=clock, ok=(0, 1))  # 1: something was corrected
-    run.run(["resize2fs", file.name], cwd=file.parent, env=clock)
+    bounds = run.Bounds(writable=(file,))
+    run.run(["e2fsck", "-fy", file.name], cwd=file.parent, env=clock, ok=(0, 1), bounds=bounds)  # 1: corrected some
+    run.run(["resize2fs", file.name], cwd=file.parent, env=clock, bounds=bounds)
     after = e2fs.read_superblock(file, replace(root, offset=0, size=size))
     if after.blocks != size // after.block_size:
         raise ImageError(f"resize2fs left ROOT at {after.blocks} blocks instead of {size // after.block_size}.")
@@ -194,7 +196,7 @@ def check_filesystems(image: Path, table: DiskTable, labels: Iterable[str], work
 def check_file(file: Path, partition: Partition) -> None:
     """Check an extracted btrfs or FAT; raises ImageError when it is damaged."""
     checker = ["btrfs", "check", "--readonly"] if partition.fs == "btrfs" else ["fsck.vfat", "-n"]
-    done = run.run([*checker, file.name], cwd=file.parent, ok=range(256))
+    done = run.run([*checker, file.name], cwd=file.parent, ok=range(256), bounds=run.Bounds())
     if done.status != 0:
         report = e2fs.printable(done.stderr or done.text)
         raise ImageError(f"The filesystem of {partition.label} is damaged: {report}", "Fetch the image again.")

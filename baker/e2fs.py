@@ -102,7 +102,8 @@ def repair(image: Path, partition: Partition, work: Path, epoch: int) -> None:
 def _e2fsck(options: list[str], image: Path, partition: Partition, work: Path, env: dict[str, str]) -> run.Completed:
     with TemporaryDirectory(dir=work, prefix="e2fsck-") as folder:
         name = f"{alias(image, Path(folder))}?offset={partition.offset}"
-        return run.run(["e2fsck", *options, name], cwd=Path(folder), env=env, ok=range(256))
+        bounds = run.Bounds(writable=(image.absolute(),))
+        return run.run(["e2fsck", *options, name], cwd=Path(folder), env=env, ok=range(256), bounds=bounds)
 
 
 def problems(report: str) -> str:

@@ -19,7 +19,7 @@ from baker.inject import Editor
 from baker.layout import describe
 from baker.model import Arch, Node, Partition
 from baker.offline import OfflineEditor
-from baker.run import CommandFailed, run
+from baker.run import Bounds, CommandFailed, run
 from baker.sysext import MAX_RELEASE_SIZE, lint, parse_release, read_sysext
 from baker.sysupdate import TransferConfig, matches, parse_config
 
@@ -112,7 +112,7 @@ def _os_release_of_btrfs(image: Path, partition: Partition, folder: Path) -> byt
     file = folder / "partition"
     extract(image, partition, file)
     try:
-        run(["btrfs", "restore", "--path-regex", _OS_RELEASE_PATHS, file, folder])
+        run(["btrfs", "restore", "--path-regex", _OS_RELEASE_PATHS, file, folder], bounds=Bounds(writable=(folder,)))
     except CommandFailed as error:
         raise ImageError(f"The filesystem of {partition.label} is damaged.", error.message) from error
     found = folder / "lib/os-release"  # never a link: btrfs restores those only when asked to
@@ -173,7 +173,7 @@ def _first_boot(image: Path, partition: Partition) -> bool:
 
     def exists(path: str) -> bool:
         command = ["mdir", "-b", "-i", f"{image.absolute()}@@{partition.offset}", f"::{path}"]
-        return run(command, env={"MTOOLS_SKIP_CHECK": "1"}, ok=(0, 1)).status == 0
+        return run(command, env={"MTOOLS_SKIP_CHECK": "1"}, ok=(0, 1), bounds=Bounds()).status == 0
 
     if not exists("/flatcar"):
         raise ImageError(f"{partition.label} has no readable folder /flatcar.")

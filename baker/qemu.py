@@ -14,7 +14,7 @@ from typing import Any
 from baker.convert import image_info, to_raw
 from baker.errors import EnvironmentFault, ImageError, UsageError
 from baker.model import Arch
-from baker.run import CommandFailed, need, run
+from baker.run import Bounds, CommandFailed, need, run
 
 _FIRMWARE_FOLDERS = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
 _FIRMWARE_PACKAGE = {Arch.X86_64: "ovmf", Arch.ARM64: "qemu-efi-aarch64"}
@@ -221,7 +221,8 @@ def unpack(image: Path, format: str, target: Path) -> None:
         return
     try:
         # What a truncated image lacks reads as zeros, so check it first (3: only leaks, 63: not for this format).
-        run(["qemu-img", "check", "-q", "-f", format, image], ok=(0, 3, 63))
-        run(["qemu-img", "convert", "-f", format, "-O", "raw", image, target])
+        run(["qemu-img", "check", "-q", "-f", format, image], ok=(0, 3, 63), bounds=Bounds())
+        bounds = Bounds(writable=(target.parent,))
+        run(["qemu-img", "convert", "-f", format, "-O", "raw", image, target], bounds=bounds)
     except CommandFailed as failure:
         raise ImageError(f"{image.name} is not a whole {format} image.", failure.message) from failure

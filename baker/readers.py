@@ -17,7 +17,7 @@ from baker.debugfs import Debugfs
 from baker.debugfs import Inode as InodeOfExt
 from baker.erofs import Damaged, ErofsReader, Inode, Unsupported
 from baker.model import Node, Partition
-from baker.run import CommandFailed, run, spawn
+from baker.run import Bounds, CommandFailed, run, spawn
 
 MAX_ENTRIES = 500_000
 _PATH_MAX = 4096
@@ -101,7 +101,8 @@ class Squashfs(Tree):
     def _listing(self) -> Iterator[bytes]:
         # Streamed, because a small image can hold a listing that does not fit into memory.
         with tempfile.TemporaryFile() as errors:
-            with spawn([*self._command("-UTC", "-lln"), os.fspath(self._image)], stderr=errors) as process:
+            argv = [*self._command("-UTC", "-lln"), os.fspath(self._image)]
+            with spawn(argv, stderr=errors, bounds=Bounds()) as process:
                 assert process.stdout is not None
                 for line in process.stdout:
                     yield line.rstrip(b"\n")
@@ -212,7 +213,8 @@ class Erofs(Tree):
             raise Unsupported("its content is compressed")
         if not target.exists():
             try:
-                run(["fsck.erofs", f"--extract={target}", "--no-preserve", self._image])
+                argv = ["fsck.erofs", f"--extract={target}", "--no-preserve", os.fspath(self._image)]
+                run(argv, bounds=Bounds(writable=(self._folder,)))
             except CommandFailed as error:
                 raise Unsupported(f"fsck.erofs cannot unpack it: {_last_line(error.stderr.encode())}") from error
         try:
@@ -226,7 +228,7 @@ def _first_bytes(argv: list[str], node: Node, limit: int) -> bytes:
     """What a program prints, up to `limit` bytes; then it is stopped. Damaged if that is less than the file has."""
     expected = min(limit, node.size)
     with tempfile.TemporaryFile() as errors:
-        with spawn(argv, stderr=errors) as process:
+        with spawn(argv, stderr=errors, bounds=Bounds()) as process:
             assert process.stdout is not None
             data = process.stdout.read(expected)
         if len(data) < expected:

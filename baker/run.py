@@ -6,19 +6,22 @@ Children get `setpriv --pdeathsig` where the machine has it, so that a bake kill
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from baker.errors import EnvironmentFault
+from baker import landlock
+from baker.errors import EnvironmentFault, ImageError
 
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 _KEPT = ("HOME", "TMPDIR", "SOURCE_DATE_EPOCH", "XDG_RUNTIME_DIR")
@@ -30,11 +33,11 @@ PACKAGES = {
     "gpg": "gnupg", "gpgv": "gpgv", "lbzip2": "lbzip2", "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm",
     "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "dumpe2fs": "e2fsprogs",
-    "mkfs.btrfs": "btrfs-progs", "btrfs": "btrfs-progs", "mcopy": "mtools", "mdir": "mtools",
+    "btrfs": "btrfs-progs", "mcopy": "mtools", "mdir": "mtools",
     "fsck.vfat": "dosfstools", "sfdisk": "fdisk", "sgdisk": "gdisk", "blkid": "util-linux",
     "unsquashfs": "squashfs-tools", "mksquashfs": "squashfs-tools", "fsck.erofs": "erofs-utils",
     "dump.erofs": "erofs-utils",
-    "unshare": "util-linux", "fakeroot": "fakeroot", "sudo": "sudo", "grub-fstest": "grub-common",
+    "sudo": "sudo", "grub-fstest": "grub-common",
 }  # fmt: skip
 
 
@@ -45,13 +48,30 @@ class CommandFailed(EnvironmentFault):
         self.argv = tuple(argv)
         self.status = status
         self.stderr = stderr
-        last = "\n".join(stderr.strip().splitlines()[-6:])
+        last = "; ".join(stderr.strip().splitlines()[-6:])
         log = f" Full log: {_log_file}" if _log_file else ""
         what = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
         super().__init__(
             f"{argv[0]} {what}{': ' + last if last else '.'}",
             f"To see it alone, run: {shlex.join(argv)}.{log}",
         )
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a program may do at most that reads content nobody vouches for; sizes in bytes.
+
+    No honest image comes near the defaults. They hold for each process of the program.
+    """
+
+    writable: tuple[Path, ...] = ()
+    """Files and folders that it may change, where the kernel has Landlock; everything else it may only read."""
+    memory: int = 4 << 30
+    """Address space."""
+    cpu_seconds: int = 600
+    file_size: int = 1 << 40
+    output: int = 256 << 20
+    """What it may print on stdout, and on stderr; `run` keeps that in memory."""
 
 
 @dataclass(frozen=True)
@@ -133,26 +153,100 @@ def run(
     cwd: Path | None = None,
     ok: Iterable[int] = (0,),
     pass_fds: Sequence[int] = (),
+    bounds: Bounds | None = None,
 ) -> Completed:
-    """Run a program to its end and return what it printed.
+    """Run a program to its end and return what it printed; `bounds` are for untrusted content.
 
-    Raises CommandFailed when its status is not in `ok`, EnvironmentFault when it is not installed.
+    Raises CommandFailed when its status is not in `ok`, EnvironmentFault when it is not installed, ImageError when
+    it hits its bounds.
     """
     words = [os.fspath(word) for word in argv]
-    process = subprocess.Popen(
-        _command(argv), stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
+    with _started(
+        argv, bounds, stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(env), cwd=cwd, pass_fds=pass_fds,
-    )  # fmt: skip
-    try:
-        stdout, stderr_bytes = process.communicate(input)
-    except BaseException:
-        _stop(process)
-        raise
+    ) as process:  # fmt: skip
+        try:
+            stdout, stderr_bytes = _exchange(process, input, bounds.output) if bounds else process.communicate(input)
+        except BaseException:
+            _stop(process)
+            raise
     stderr = stderr_bytes.decode("utf-8", "backslashreplace")
     _log(words, process.returncode, stderr)
+    _check_bounds(words[0], process.returncode, bounds, max(len(stdout), len(stderr_bytes)))
     if process.returncode not in tuple(ok):
         raise CommandFailed(words, process.returncode, stderr or stdout[-4000:].decode("utf-8", "backslashreplace"))
     return Completed(tuple(words), process.returncode, stdout, stderr)
+
+
+@contextmanager
+def _started(
+    argv: Sequence[str | os.PathLike[str]], bounds: Bounds | None, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program within `bounds`. The block must see to its end."""
+    command = _command(argv)
+    if bounds is None:
+        yield subprocess.Popen(command, **options)
+        return
+
+    def start() -> subprocess.Popen[bytes]:
+        landlock.restrict_thread(bounds.writable)
+        return subprocess.Popen(command, **options)
+
+    # The restriction stays with the thread that starts the program, and that thread must live as long as the program:
+    # the parent-death signal comes when it ends.
+    with ThreadPoolExecutor(1) as thread:
+        process = thread.submit(start).result()
+        for kind, most in (
+            (resource.RLIMIT_AS, bounds.memory), (resource.RLIMIT_CPU, bounds.cpu_seconds),
+            (resource.RLIMIT_FSIZE, bounds.file_size), (resource.RLIMIT_CORE, 0),
+        ):  # fmt: skip
+            resource.prlimit(process.pid, kind, (most, most))
+        yield process
+
+
+def _exchange(process: subprocess.Popen[bytes], input: bytes | None, most: int) -> tuple[bytes, bytes]:
+    """Like `communicate`, but a program that prints more than `most` bytes is killed; one byte more is returned."""
+
+    def take(stream: IO[bytes]) -> bytes:
+        data = bytearray()
+        while chunk := stream.read(min(1 << 16, most + 1 - len(data))):
+            data += chunk
+        if len(data) > most:
+            process.kill()
+        return bytes(data)
+
+    assert process.stdout is not None and process.stderr is not None
+    with ThreadPoolExecutor(2) as readers, process.stdout, process.stderr:
+        try:
+            taken = [readers.submit(take, stream) for stream in (process.stdout, process.stderr)]
+            if process.stdin is not None:
+                try:
+                    with process.stdin:
+                        process.stdin.write(input or b"")
+                except BrokenPipeError:
+                    pass  # it needs no more
+            stdout, stderr = (one.result() for one in taken)
+            process.wait()
+        except BaseException:
+            _stop(process)  # before the readers are waited for, which read to the end
+            raise
+    return stdout, stderr
+
+
+def _check_bounds(program: str, status: int, bounds: Bounds | None, printed: int) -> None:
+    if bounds is None:
+        return
+    if printed > bounds.output:
+        reason = f"printed more than {bounds.output} bytes"
+    elif status in (-signal.SIGXCPU, -signal.SIGKILL):  # KILL: the kernel's way when both limits are the same
+        reason = f"ran for more than {bounds.cpu_seconds} s"
+    elif status == -signal.SIGXFSZ:
+        reason = f"wrote a file of more than {bounds.file_size} bytes"
+    else:
+        return
+    raise ImageError(
+        f"{program} was stopped because it {reason} over this image.", "The image is damaged or made to do harm."
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -176,24 +270,25 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
+    bounds: Bounds | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a program to talk to while it runs; it is stopped at the latest when the block ends.
 
-    Its status is the caller's to check.
+    Its status is the caller's to check. `bounds` are for untrusted content; how much is read is up to the caller.
     """
     words = [os.fspath(word) for word in argv]
-    process = subprocess.Popen(
-        _command(argv), stdin=stdin, stdout=stdout, stderr=stderr,
+    with _started(
+        argv, bounds, stdin=stdin, stdout=stdout, stderr=stderr,
         env=clean_environment(env), cwd=cwd, pass_fds=pass_fds,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        _stop(process)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None and not stream.closed:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    pass
-        _log(words, process.returncode, "")
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            _stop(process)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None and not stream.closed:
+                    try:
+                        stream.close()
+                    except BrokenPipeError:
+                        pass
+            _log(words, process.returncode, "")
