@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from baker.errors import UsageError
 from baker.extras import write_extras
 from baker.gather import Base, fetch_bases, gather_sysexts
 from baker.images import make_images, stage_roots
@@ -14,6 +10,7 @@ from baker.manifest import BakeManifest, sysext_record, tool_versions, write_rec
 from baker.model import Artifact
 from baker.placing import ReadySysext, place
 from baker.plan import BakePlan
+from baker.publish import publish, tidy
 from baker.services import Services
 from baker.work import WorkFolder
 
@@ -25,6 +22,8 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
     complete and checked. Raises the BakeError of the step that failed; the work folder is gone then.
     """
     plan.output_dir.mkdir(parents=True, exist_ok=True)
+    for left in tidy(plan.output_dir)[0]:
+        services.console.note(f"removed {left}, left by a bake that was killed")
     with WorkFolder(plan.output_dir, keep=plan.keep_work) as work:
         job = Job(plan, services, open_editor, work)
         job.out.mkdir()
@@ -37,7 +36,7 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         artifacts += write_extras(job, version)
         manifest = _manifest(job, bases, sysexts, artifacts)
         with services.console.step("Publish"):
-            _publish(job, manifest)
+            publish([item.path for item in artifacts] + write_records(job.out, manifest), plan.output_dir, plan.force)
     return manifest
 
 
@@ -51,31 +50,3 @@ def _manifest(job: Job, bases: list[Base], sysexts: list[ReadySysext], artifacts
         decisions=tuple(f"{item.vendor.name}: {item.base} ({item.why})" for item in plan.vendors),
         outputs=tuple(artifacts), tools=tool_versions(),
     )  # fmt: skip
-
-
-def _publish(job: Job, manifest: BakeManifest) -> None:
-    """Move everything into the output folder by renaming, the manifest last: its presence says all is there.
-
-    Without --force a file that appeared meanwhile is not overwritten: link(2) refuses an existing name, rename(2)
-    would replace it.
-    """
-    finished = [item.path for item in manifest.outputs] + write_records(job.out, manifest)
-    order = sorted(finished, key=lambda path: path.name == "bake-manifest.json")
-    for path in order:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    done: list[Path] = []
-    try:
-        for path in order:
-            target = job.plan.output_dir / path.name
-            if job.plan.force:
-                path.replace(target)
-            else:
-                os.link(path, target)
-                done.append(target)
-    except FileExistsError as error:
-        for target in done:
-            target.unlink()
-        raise UsageError(
-            f"{error.filename2} appeared while the bake ran.", "Bake into another --output-dir, or use --force."
-        ) from error

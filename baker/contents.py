@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from baker.debugfs import DebugfsRefused
@@ -23,6 +22,7 @@ from baker.errors import ImageError, UsageError
 from baker.gpt import read_gpt
 from baker.model import Node
 from baker.readers import Erofs, Ext, Squashfs, make_node
+from baker.work import scratch
 
 _MAX_LINK_HOPS = 40  # as in the kernel
 
@@ -79,8 +79,8 @@ def open_contents(path: Path) -> Iterator[Opened]:
         fs = _kind(file.fileno(), 0)
         if not fs:
             raise ImageError(f"{path.name} is not a sysext: it {_lookalike(file.read(512))}.")
-        with TemporaryDirectory() as folder, _naming(path):
-            source = _Source(path.absolute(), file.fileno(), Path(folder))
+        with scratch() as folder, _naming(path):
+            source = _Source(path.absolute(), file.fileno(), folder)
             try:
                 opened = Opened(fs, _open_at(source, fs, 0, path.stat().st_size))
             except Unsupported as reason:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from baker.cache import Cache
@@ -21,9 +20,10 @@ from baker.errors import BakeError, EnvironmentFault
 from baker.model import Arch, Injection
 from baker.offline import OfflineEditor, offline_available
 from baker.privilege import loop_available
+from baker.publish import tidy
 from baker.qemu import choose_accelerator, firmware_files
 from baker.run import PACKAGES, find, run
-from baker.work import PREFIX, remove, stale
+from baker.work import PREFIX, scratch, stale
 
 _MIB = 1 << 20
 _SPACE = 8 << 30  # one release downloaded and unpacked, and a few results
@@ -112,10 +112,10 @@ def _check_backends() -> Iterator[Check]:
 def _try_offline() -> str | None:
     """Edit a small disk of both filesystems; None when what was written is there, else the reason."""
     wanted = Injection("/etc/flatcar-bake/doctor", content=b"well\n", mode=0o640)
-    with TemporaryDirectory(prefix="flatcar-bake-doctor-") as folder:
+    with scratch() as folder:
         try:
-            disk = _small_disk(Path(folder))
-            with OfflineEditor(disk, Path(folder), 0) as editor:
+            disk = _small_disk(folder)
+            with OfflineEditor(disk, folder, 0) as editor:
                 for label in ("ROOT", "OEM"):
                     editor.apply(label, [wanted])
                     if editor.read(label, wanted.path) != wanted.content:
@@ -193,10 +193,14 @@ def cleanup(folders: Iterable[Path], cache: Path) -> list[str]:
     removed = []
     for folder in folders:
         removed += _release_devices(folder.resolve())
-        for work in stale(folder):
-            if not remove(work):
-                raise EnvironmentFault(f"The work folder {work} cannot be removed.", "It holds files of another user.")
-            removed.append(f"work folder {work}")
+        gone, resisting = tidy(folder)
+        if resisting:
+            raise EnvironmentFault(
+                f"The work folder {resisting[0]} cannot be removed.", "It holds files of another user."
+            )
+        for path in gone:
+            kind = "work folder" if path.name.startswith(PREFIX) else "output of an unfinished bake"
+            removed.append(f"{kind} {path}")
     return removed + _drop_downloads(cache)
 
 

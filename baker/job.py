@@ -11,6 +11,7 @@ from typing import Any
 from baker.console import Console
 from baker.inject import Editor
 from baker.plan import BakePlan
+from baker.publish import FINISHED
 from baker.services import Services
 
 OpenEditor = Callable[[Path, Path, int], AbstractContextManager[Editor]]
@@ -34,4 +35,4 @@ class Job:
     @property
     def out(self) -> Path:
         """Where finished files wait to be published."""
-        return self.work / "out"
+        return self.work / FINISHED

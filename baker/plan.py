@@ -21,6 +21,7 @@ from baker.admission import admit
 from baker.errors import EnvironmentFault, UsageError
 from baker.manifest import MANIFEST_NAME, SUMS_NAME
 from baker.model import Arch, InstallTarget, Release
+from baker.publish import unfinished
 from baker.request import BakeRequest, InstallTo, SysextRequest
 from baker.run import need
 from baker.services import Services
@@ -184,9 +185,10 @@ def _check_outputs(request: BakeRequest, vendors: tuple[Vendor, ...]) -> None:
         raise EnvironmentFault(
             f"The output folder {folder} cannot be written to.", "Choose another with --output-dir."
         )
+    leftovers = unfinished(folder)
     for vendor in vendors:
         for name in (*vendor.outputs, MANIFEST_NAME, SUMS_NAME):
-            if (folder / name).exists() and not request.force:
+            if (folder / name).exists() and folder / name not in leftovers and not request.force:
                 raise UsageError(
                     f"{folder / name} exists already.", "Bake into another --output-dir, or overwrite it with --force."
                 )

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -29,6 +28,7 @@ from baker.inject import (
     usable_bytes,
 )
 from baker.model import Injection, Node, Partition
+from baker.work import scratch
 
 __all__ = ["Helper", "LoopEditor", "loop_available"]
 
@@ -213,8 +213,8 @@ def loop_available(ask: bool = False) -> str | None:
     Otherwise the reason, as a sentence. `ask` lets sudo ask for a password on the terminal.
     """
     try:
-        with Helper(ask) as helper, TemporaryDirectory() as folder:
-            blank = Path(folder) / "blank"
+        with Helper(ask) as helper, scratch() as folder:
+            blank = folder / "blank"
             blank.touch()
             os.truncate(blank, _CHUNK)
             for fs in FILESYSTEMS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from baker.model import Release
 from baker.release import Mirror, join_url
 from baker.sparse import content_digest
 from baker.verify import FLATCAR_FINGERPRINT, Signer, Verifier, normalize_fingerprint, parse_sha256sums
+from baker.work import WorkFolder, scratch
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Store:
         self._guard = threading.Lock()
         self._lists: dict[str, dict[str, str]] = {}
         self._present: dict[str, bool] = {}
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: WorkFolder | None = None
 
     def __enter__(self) -> Store:
         return self
@@ -105,7 +105,7 @@ class Store:
             if self._opened is not None:
                 self._opened.close()
             if self._scratch is not None:
-                self._scratch.cleanup()
+                self._scratch.close()
             self._opened = self._scratch = None
 
     def has(self, release: Release, name: str) -> bool:
@@ -338,8 +338,8 @@ class Store:
         digest = hashlib.sha256(data).hexdigest()
         with self._guard:
             if self._scratch is None:
-                self._scratch = tempfile.TemporaryDirectory(prefix="fbake-")
-            path = Path(self._scratch.name) / digest
+                self._scratch = scratch()
+            path = self._scratch.open() / digest
         path.write_bytes(data)
         return StoredFile(path, file_name(url), url, len(data), digest, None, False, verified=False)
 

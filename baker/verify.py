@@ -16,6 +16,7 @@ from typing import IO
 
 from baker.errors import UsageError, VerificationError
 from baker.run import run, spawn
+from baker.work import scratch
 
 FLATCAR_FINGERPRINT = "F88CFEDEFF29A5B4D9523864E25D9AED0593B34A"
 """The primary key "Flatcar Buildbot (Official Builds)"; its signing subkeys change every year or two."""
@@ -119,8 +120,8 @@ class Verifier:
     def __init__(self, key: bytes, fingerprint: str = FLATCAR_FINGERPRINT) -> None:
         self.fingerprint = normalize_fingerprint(fingerprint)
         # gpg puts sockets there, whose paths must be short: so directly below the temporary folder.
-        self._folder = tempfile.TemporaryDirectory(prefix="fbake-")
-        self._home = Path(self._folder.name)  # mkdtemp makes it 0700, as gpg demands
+        self._folder = scratch()
+        self._home = self._folder.open()  # for our eyes only, as gpg demands
         try:
             run([*_GPG, "--homedir", self._home, "--import"], input=key, ok=range(256))
             self._expiry = self._read_expiry()
@@ -136,7 +137,7 @@ class Verifier:
 
     def close(self) -> None:
         """Remove the keyring."""
-        self._folder.cleanup()
+        self._folder.close()
 
     def verify(self, data: Path | bytes, signature: bytes, what: str) -> Signer:
         """Check `signature` (armored or binary) over a file or bytes; VerificationError unless all is well.

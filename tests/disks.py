@@ -46,8 +46,13 @@ LAYOUTS: dict[str, dict[str, tuple[int, int]]] = {
         "USR-B": (6299648, 4194304), "OEM": (10493952, 2097152), "OEM-CONFIG": (12591104, 131072),
         "ROOT": (12722176, 3653632),
     },
+    # No release has this one: it is for tests that bake hundreds of times.
+    "tiny": {
+        "EFI-SYSTEM": (4096, 16384), "BIOS-BOOT": (20480, 4096), "USR-A": (24576, 32768), "USR-B": (57344, 4096),
+        "OEM": (61440, 131072), "OEM-CONFIG": (192512, 4096), "ROOT": (196608, 131072),
+    },
 }  # fmt: skip
-DISK_BYTES = {"old": 4756340736, "new": 8455716864}
+DISK_BYTES = {"old": 4756340736, "new": 8455716864, "tiny": 168 * MIB}
 VM_DISK_BYTES = {"old": 9116319744, "new": 13212057600}
 VM_ROOT_BYTES = 12943360 * SECTOR
 _GUIDS = {"USR-A": USR_A_GUID, "USR-B": USR_B_GUID}
@@ -56,7 +61,7 @@ _GUIDS = {"USR-A": USR_A_GUID, "USR-B": USR_B_GUID}
 def make_disk(
     path: Path, layout: str = "old", root_files: Files | None = None, oem_files: Files | None = None
 ) -> Path:
-    """Create a sparse raw disk at `path` with the base layout of a generation ("old" or "new"); returns `path`.
+    """Create a sparse raw disk at `path` with the base layout of a generation ("old" or "new"), or "tiny"; returns `path`.
 
     ROOT gets boot/, usr/, oem/, lost+found and `root_files`; OEM a grub.cfg and `oem_files`; the ESP `ESP_FILES`;
     USR-A starts with `USR_DATA`.

@@ -8,30 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
+from baker import stopping
 from baker.errors import BakeError, EnvironmentFault
 
 _GLOBAL = ("--help", "-h", "--version", "--install-completion", "--show-completion")
-
-
-class _Terminated(BaseException):
-    """A signal asked us to end. Unwinds the whole stack, so that everything is cleaned up.
-
-    Not a KeyboardInterrupt, which typer would turn into an exit code of its own.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    # Once is enough: the cleanup that follows must not be interrupted by an impatient second signal.
-    for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(name, signal.SIG_IGN)
-    raise _Terminated(number)
 
 
 def with_default_command(words: list[str]) -> list[str]:
@@ -49,9 +31,9 @@ def main() -> NoReturn:
     words = sys.argv[1:]
     debug = os.environ.get("FLATCAR_BAKE_DEBUG", "") not in ("", "0") or "--debug" in words
     # A signal that the caller ignores stays ignored (nohup); the others unwind the stack.
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in stopping.SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _terminate)
+            signal.signal(number, stopping.handle)
     try:
         from baker.cli.app import build
 
@@ -77,7 +59,7 @@ def main() -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
         code = EnvironmentFault.exit_code
-    except _Terminated as stop:
+    except stopping.Stopped as stop:
         print("Interrupted; everything is cleaned up.", file=sys.stderr)
         code = 128 + stop.number
     except Exception as error:

@@ -20,7 +20,9 @@ def doctor(
             "--output-dir",
             "-o",
             metavar="DIR",
-            help=("Folder to look for leftovers in; may be repeated.  [default: the current folder]"),
+            help=(
+                "Folder to look for leftovers in, besides the one for temporary files; may be repeated.  [default: the current folder]"
+            ),
         ),
     ] = None,
     cache_dir: options.CacheDirOption = None,
@@ -32,6 +34,7 @@ def doctor(
     Says which package brings what is missing, and tries both backends for real.
     """
     from json import dumps
+    from tempfile import gettempdir
 
     from baker import doctor as doctoring
     from baker.errors import EnvironmentFault
@@ -39,7 +42,7 @@ def doctor(
 
     cache = cache_dir or default_cache_folder()
     if cleanup:
-        removed = doctoring.cleanup(output_dir or [Path()], cache)
+        removed = doctoring.cleanup([*(output_dir or [Path()]), Path(gettempdir())], cache)
         typer.echo(dumps(removed, indent=2) if json else "\n".join(removed) or "Nothing was left behind.")
         return
     checks = doctoring.check(cache)

@@ -17,13 +17,13 @@ def inspect(
 ) -> None:
     """Show the partitions, release and sysexts of an image."""
     from json import dumps
-    from tempfile import TemporaryDirectory
 
     from baker.errors import UsageError
     from baker.inspection import inspect_image, render
+    from baker.work import scratch
 
     if not image.is_file():
         raise UsageError(f"There is no image file {image}.")
-    with TemporaryDirectory(prefix="flatcar-bake-") as work:
-        found = inspect_image(image, Path(work))
+    with scratch() as work:
+        found = inspect_image(image, work)
     typer.echo(dumps(found.as_dict(), indent=2) if json else render(found))

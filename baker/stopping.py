@@ -1,0 +1,73 @@
+"""Being asked to stop by a signal: how that reaches the stack, other threads and child programs.
+
+The command line installs `handle`. The main thread unwinds at once, except in a block that is `unbroken`; other
+threads stop at their next `check`, and with the next program they want to start.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+_asked = threading.Event()
+_unbroken = 0  # how many unbroken blocks the main thread is in
+_waiting = 0  # the signal that came meanwhile
+
+
+class Stopped(BaseException):
+    """A signal asked us to end; it unwinds the whole stack, so that everything is cleaned up.
+
+    Not a KeyboardInterrupt, which typer would turn into an exit code of its own. `number` is the signal's, 0 in
+    threads other than the main one.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def handle(number: int, _frame: FrameType | None) -> None:
+    """The signal handler of a process that is to end by unwinding its stack."""
+    global _waiting
+    # Once is enough: the cleanup that follows must not be interrupted by an impatient second signal.
+    for name in SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
+    _asked.set()
+    if _unbroken:
+        _waiting = number
+    else:
+        raise Stopped(number)
+
+
+def check() -> None:
+    """For loops that may run for long in another thread: raises Stopped there once the process is to end.
+
+    The main thread needs no telling, and its cleanup must not be hindered.
+    """
+    if _asked.is_set() and threading.current_thread() is not threading.main_thread():
+        raise Stopped(0)
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """A short block that runs to its end although a signal arrives; Stopped is raised behind it.
+
+    Signals are the main thread's, so in others it does nothing.
+    """
+    global _unbroken, _waiting
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _unbroken += 1
+    try:
+        yield
+    finally:
+        _unbroken -= 1
+        if _waiting and not _unbroken:
+            number, _waiting = _waiting, 0
+            raise Stopped(number)
