@@ -1,8 +1,8 @@
 """Editing a btrfs partition inside a raw image without root: take its files out, edit them, make the filesystem anew.
 
-The kernel alone can write into an existing btrfs. The new one has the same label, UUID and size; data that was
-compressed is stored uncompressed, hard links become files of their own. Its bytes are not reproducible: mkfs.btrfs
-(6.2) draws random ids, notes the time it runs at, and takes over inode numbers from our temporary folder.
+The kernel alone can write into an existing btrfs. The new one has the same label, UUID and size, and the same bytes
+whoever makes it, anywhere and at any time (see baker.btrfs_writer); data that was compressed is stored uncompressed,
+hard links become files of their own.
 """
 
 from __future__ import annotations
@@ -11,36 +11,24 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import BinaryIO
 
 from baker import run
-from baker.btrfs_tree import BtrfsEntry, BtrfsSuper, read_super, scan, set_uuid
+from baker.btrfs_tree import BtrfsEntry, BtrfsSuper, read_super, scan
+from baker.btrfs_writer import BtrfsFull, BtrfsNode, capacity, write_btrfs
 from baker.disk import check_file, extract, write_back
 from baker.errors import EnvironmentFault, ImageError
 from baker.inject import BLOCK, Worklist, check_space, check_written, expected_nodes, kind_of, plan_work
 from baker.model import Injection, Node, Partition
 from baker.sparse import copy_extents, file_sha256
 
-# What mkfs.btrfs --rootdir wants besides the content was measured with btrfs-progs 6.2: an eighth of the size, 8 MiB
-# and 16 KiB for every inode; when it gets less it enlarges the file. The reserve leaves Flatcar some room as well.
-_MIXED_RESERVE, _SPLIT_RESERVE, _INODE_RESERVE = 16 << 20, 48 << 20, 16 << 10
+# Room for what Flatcar and the kernel write later, and for the metadata of an inode.
+_RESERVE, _INODE_RESERVE = 16 << 20, 4 << 10
 _MAX_EXPANSION = 16  # content may be compressed, but no honest OEM partition this much
 _FILE, _TREE = "fs", "tree"
-
-
-@cache
-def root_view() -> tuple[str, ...] | None:
-    """The words before a command that make it see our own files as root's; None when this machine has no way."""
-    if os.geteuid() == 0:
-        return ()
-    for words in (("unshare", "--map-root-user"), ("fakeroot", "--")):
-        if run.find(words[0]) and run.run([*words, "true"], ok=range(256)).status == 0:
-            return words
-    return None
 
 
 @dataclass(frozen=True)
@@ -89,8 +77,8 @@ class Btrfs:
         """Bytes that new files may take in the filesystem made anew."""
         files = [entry.size for entry in self._state.entries.values() if entry.kind == "file"]
         used = sum(-(-size // BLOCK) * BLOCK for size in files) + _INODE_RESERVE * len(self._state.entries)
-        reserve = _MIXED_RESERVE if self._super.mixed else _SPLIT_RESERVE
-        return max(0, self._partition.size * 7 // 8 - reserve - used)
+        # A block's checksum takes a thousandth of it.
+        return max(0, capacity(self._partition.size) * 999 // 1000 - _RESERVE - used)
 
     def apply(self, injections: Sequence[Injection]) -> None:
         """See `Editor.apply`."""
@@ -156,50 +144,49 @@ class Btrfs:
         edited = _State(self._subfolder("edit"), intended)
         _restore(self._state.folder / _FILE, edited.folder / _TREE, self._state.entries)
         _edit(edited.folder / _TREE, work)
-        wanted = edited.nodes(intended)  # now, while we may read all of it
-        _dress(edited)
+        wanted = edited.nodes(intended)
         folder = self._subfolder("new")
-        self._make(edited.folder / _TREE, folder / _FILE)
+        self._make(edited, folder / _FILE)
         new = self._take_out(folder)
         self._compare(intended, new)
         if new.nodes(new.entries) != wanted:
             raise ImageError(f"The contents of {self._partition.label} changed while its filesystem was made anew.")
         return new
 
-    def _make(self, tree: Path, file: Path) -> None:
-        view = root_view()
-        assert view is not None, "checked before"
-        with file.open("xb") as target:
-            target.truncate(self._partition.size)
-        argv = [*view, "mkfs.btrfs", "-q", "-m", "single", "-d", "single", "-b", str(self._partition.size)]
-        argv += ["--mixed"] if self._super.mixed else []
-        run.run([*argv, "-L", self._super.label, "--rootdir", tree, file])
-        made = file.stat().st_size
-        if made != self._partition.size:
+    def _make(self, content: _State, file: Path) -> None:
+        nodes = {path: self._new_node(content, path, entry) for path, entry in content.entries.items()}
+        try:
+            write_btrfs(file, self._partition.size, self._super.uuid, self._super.label, nodes)
+        except BtrfsFull:
             raise EnvironmentFault(
-                f"{self._partition.label} has too little space: its files need a btrfs of {made} bytes, "
-                f"the partition has {self._partition.size}.",
+                f"{self._partition.label} has too little space for its files.",
                 "Bake fewer or smaller sysexts, or bake into ROOT.",
-            )
-        set_uuid(file, self._super.uuid)
+            ) from None
+
+    def _new_node(self, content: _State, path: str, entry: BtrfsEntry) -> BtrfsNode:
+        host = content.host(path)
+        try:
+            xattrs = {name: os.getxattr(host, name, follow_symlinks=False) for name in entry.xattrs}
+        except OSError as error:
+            raise EnvironmentFault(
+                f"The extended attributes of {path} in {self._partition.label} cannot be kept here.",
+                "Use --backend loop.",
+            ) from error
+        return BtrfsNode(
+            entry.mode, entry.uid, entry.gid, entry.mtime, host if entry.kind == "file" else None,
+            os.readlink(os.fsencode(host)) if entry.kind == "symlink" else b"", xattrs,
+        )  # fmt: skip
 
     def _compare(self, intended: Mapping[str, BtrfsEntry], new: _State) -> None:
         label = self._partition.label
         made_super = _read_super(new.folder / _FILE, self._partition)
         if (made_super.uuid, made_super.label) != (self._super.uuid, self._super.label):
-            raise ImageError(f"mkfs.btrfs gave {label} another label or UUID.")
+            raise ImageError(f"The new filesystem of {label} has another label or UUID.")
         if intended.keys() != new.entries.keys():
             raise ImageError(f"The new filesystem of {label} has other entries than it should.")
         for path, entry in intended.items():
-            made = new.entries[path]
-            # mkfs.btrfs gives the root directory the time it runs at.
-            mtime = entry.mtime if path == "/" else made.mtime
-            if replace(made, xattrs=entry.xattrs, mtime=mtime) != entry:
-                raise ImageError(f"{path} of {label} was not kept: {made} instead of {entry}.")
-            if not entry.xattrs <= made.xattrs:
-                raise EnvironmentFault(
-                    f"The extended attributes of {path} in {label} cannot be kept here.", "Use --backend loop."
-                )
+            if new.entries[path] != entry:
+                raise ImageError(f"{path} of {label} was not kept: {new.entries[path]} instead of {entry}.")
 
 
 def _read_super(file: Path, partition: Partition) -> BtrfsSuper:
@@ -214,28 +201,18 @@ def _check_faithful(label: str, entries: Mapping[str, BtrfsEntry]) -> None:
     special = next((path for path, entry in entries.items() if entry.kind == "other"), None)
     if special is not None:
         raise ImageError(f"{special} in {label} is a device, pipe or socket, which cannot be kept.")
-    view = root_view()
-    if view is None:
-        raise EnvironmentFault(
-            f"{label} cannot be edited: an ordinary user has neither user namespaces nor fakeroot on this machine.",
-            "Install fakeroot, run as root, or use --backend loop.",
-        )
-    foreign = next((path for path, entry in entries.items() if (entry.uid, entry.gid) != (0, 0)), None)
-    if foreign is not None and view:
-        raise EnvironmentFault(
-            f"{foreign} in {label} is not owned by root, which only root can keep.",
-            "Run as root or use --backend loop.",
-        )
 
 
 def _restore(file: Path, tree: Path, entries: Mapping[str, BtrfsEntry]) -> None:
     """Copy the content of a btrfs into the new folder `tree`, and see that just `entries` came out.
 
-    Without -m: owners, modes and times are in `entries`, and setting them is nothing for an ordinary user.
+    Without -m: owners, modes and times are in `entries`, and setting them is not for an ordinary user.
     """
     tree.mkdir()
     # Older versions ask whether to go on with a file of many extents: always yes.
-    run.run(["btrfs", "restore", "-S", "-x", file, tree], input=b"a" * (1 << 16))
+    # It creates what the directory entries spell: `scan` refused names that lead out, the bounds keep it in as well.
+    bounds = run.Bounds(writable=(tree,))
+    run.run(["btrfs", "restore", "-S", "-x", file, tree], input=b"a" * (1 << 16), bounds=bounds)
     expected = {path: (entry.kind, entry.size) for path, entry in entries.items() if entry.kind != "other"}
     if dict(_found(tree)) != expected:
         raise ImageError("btrfs restore did not give what the filesystem lists.", "Fetch the image again.")
@@ -291,14 +268,3 @@ def _fill(target: BinaryIO, entry: Injection) -> None:
     with entry.source.open("rb") as source:
         target.truncate(entry.size)
         copy_extents(source.fileno(), target.fileno(), 0, 0, entry.size)
-
-
-def _dress(state: _State) -> None:
-    """Give all files of a tree the owners, modes and times of its entries, as far as this user can."""
-    for path in sorted(state.entries, reverse=True):  # children first, because they change the time of their folder
-        entry, host = state.entries[path], state.host(path)
-        if os.geteuid() == 0:
-            os.chown(host, entry.uid, entry.gid, follow_symlinks=False)
-        if entry.kind != "symlink":
-            os.chmod(host, stat.S_IMODE(entry.mode))
-        os.utime(host, (entry.mtime, entry.mtime), follow_symlinks=False)

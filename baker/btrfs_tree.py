@@ -7,22 +7,18 @@ output it knows to the letter; on-disk structures: btrfs documentation, "On-disk
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from uuid import UUID
 
 from baker import run
-from baker.e2fs import printable
 from baker.errors import ImageError
 from baker.inject import kind_of
-from baker.sparse import data_extents
+from baker.printable import printable
 
 _SUPERBLOCK_AT, _SECTOR, _MAGIC = 64 << 10, 4096, b"_BHRfS_M"
-_MIXED_GROUPS = 0x4
 _TOP = 256  # the inode of a subvolume's root directory
 _ITEM = re.compile(rb"^\titem \d+ key \(([^)\n]*)\) itemoff \d+ itemsize \d+\n", re.MULTILINE)
 _END = rb"(?:\n|\Z)(?:leaf |node |\Z)"  # what may follow the last line of an item: nothing, or the next tree block
@@ -48,8 +44,6 @@ class BtrfsSuper:
     label: str
     total_bytes: int
     devices: int
-    mixed: bool
-    """Data and metadata share their block groups, as on Flatcar's OEM partition."""
 
 
 @dataclass(frozen=True)
@@ -82,47 +76,7 @@ def read_super(file: Path) -> BtrfsSuper:
         label=raw[0x12B:0x22B].partition(b"\0")[0].decode("utf-8", "surrogateescape"),
         total_bytes=int.from_bytes(raw[0x70:0x78], "little"),
         devices=int.from_bytes(raw[0x88:0x90], "little"),
-        mixed=bool(int.from_bytes(raw[0xBC:0xC4], "little") & _MIXED_GROUPS),
     )
-
-
-def set_uuid(file: Path, uuid: UUID) -> None:
-    """Give a btrfs that mkfs.btrfs has just made with a random UUID another one.
-
-    mkfs.btrfs and btrfstune refuse a UUID that any visible block device has, which the image's own may well be: on a
-    Flatcar host, or while another edit of the same image runs. Every tree block and superblock carries the UUID at
-    byte 32 and a checksum of all that follows its first 32 bytes; nothing else can have a random UUID there.
-    """
-    with file.open("r+b") as image:
-        image.seek(_SUPERBLOCK_AT)
-        raw = image.read(_SECTOR)
-        old, node_size = raw[0x20:0x30], int.from_bytes(raw[0x94:0x98], "little")
-        if raw[0xC4:0xC6] != b"\0\0":
-            raise ImageError("mkfs.btrfs chose another checksum than crc32c.")
-        for begin, length in list(data_extents(image.fileno())):
-            for at in range(begin, begin + length, _SECTOR):
-                head = os.pread(image.fileno(), _SECTOR, at)
-                if head[0x20:0x30] == old:
-                    size = _SECTOR if head[0x40:0x48] == _MAGIC else node_size
-                    block = os.pread(image.fileno(), size, at)[32:].replace(old, uuid.bytes)
-                    os.pwrite(image.fileno(), _crc32c(block).to_bytes(32, "little") + block, at)
-
-
-@cache
-def _crc32c_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-def _crc32c(data: bytes) -> int:
-    table, crc = _crc32c_table(), 0xFFFF_FFFF
-    for byte in data:
-        crc = crc >> 8 ^ table[crc & 0xFF ^ byte]
-    return crc ^ 0xFFFF_FFFF
 
 
 def scan(file: Path) -> dict[str, BtrfsEntry]:
@@ -130,15 +84,20 @@ def scan(file: Path) -> dict[str, BtrfsEntry]:
 
     Raises ImageError for subvolumes and snapshots, and for anything that is not a plain tree with plain names.
     """
-    roots = run.run(["btrfs", "inspect-internal", "dump-tree", "-r", file.name], cwd=file.parent).stdout
+    roots = _dump(file, "-r")
     if re.search(rb"key \(\d+ ROOT_ITEM", roots):
         raise ImageError(f"The btrfs of {file.name} has subvolumes or snapshots, which would be lost.")
     # 5 is the number of the top-level file tree.
-    dump = run.run(["btrfs", "inspect-internal", "dump-tree", "-t", "5", file.name], cwd=file.parent).stdout
+    dump = _dump(file, "-t", "5")
     try:
         return dict(_Tree(dump).walk())
     except ValueError as error:
         raise ImageError(f"The btrfs of {file.name} holds something that cannot be kept: {error}.") from error
+
+
+def _dump(file: Path, *what: str) -> bytes:
+    argv = ["btrfs", "inspect-internal", "dump-tree", *what, file.name]
+    return run.run(argv, cwd=file.parent, bounds=run.Bounds()).stdout
 
 
 class _Tree:

@@ -7,13 +7,16 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from baker.btrfs_writer import BtrfsNode, write_btrfs
 from baker.cache import Cache
 from baker.disk import read_table, write_back
 from baker.errors import BakeError, EnvironmentFault
@@ -35,12 +38,11 @@ _JOBS = {
     "qemu-img": "reads and writes disk formats", "qemu-system-x86_64": "boots x86-64 images",
     "qemu-system-aarch64": "boots arm64 images", "debugfs": "edits ROOT without root",
     "e2fsck": "checks ROOT", "resize2fs": "enlarges ROOT for most vendors", "dumpe2fs": "describes ROOT",
-    "mkfs.btrfs": "edits OEM without root", "btrfs": "reads and checks OEM and USR", "mcopy": "edits the ESP",
+    "btrfs": "reads and checks OEM and USR", "mcopy": "edits the ESP",
     "mdir": "reads the ESP", "fsck.vfat": "checks the ESP", "sfdisk": "makes disks for tests",
     "sgdisk": "makes disks for tests", "blkid": "recognises filesystems", "unsquashfs": "reads squashfs sysexts",
     "mksquashfs": "packs squashfs sysexts", "fsck.erofs": "reads compressed files of EROFS sysexts",
-    "dump.erofs": "shows EROFS sysexts", "unshare": "gives an ordinary user the view of root for OEM",
-    "fakeroot": "the same, where user namespaces are forbidden", "sudo": "runs the loop backend",
+    "dump.erofs": "shows EROFS sysexts", "sudo": "runs the loop backend",
     "grub-fstest": "reads files as GRUB does",
 }  # fmt: skip
 _VERSION_OPTIONS = {
@@ -65,14 +67,14 @@ class Check:
 
 
 def check(cache: Path) -> list[Check]:
-    """Check programs, backends, user namespaces, virtualisation, firmware and the space for the cache folder.
+    """Check programs, backends, virtualisation, firmware and the space for the cache folder.
 
     Programs are started for their version, the offline backend edits a small disk, the loop backend mounts one.
     Takes about two seconds.
     """
     with ThreadPoolExecutor() as pool:
         programs = pool.map(_check_program, PACKAGES)
-        others = [pool.submit(work) for work in (_check_namespaces, _check_kvm, _check_firmware)]
+        others = [pool.submit(work) for work in (_check_kvm, _check_firmware)]
         space = _check_space(cache)
         return [*programs, *_check_backends(), *(item.result() for item in others), space]
 
@@ -142,19 +144,14 @@ def _small_disk(folder: Path) -> Path:
         partition.getPedPartition().set_name(label)
     table.commitToDevice()
     device.removeFromCache()
-    for label, command in (("ROOT", ["mkfs.ext4", "-q"]), ("OEM", ["mkfs.btrfs", "-q", "--mixed"])):
-        content = folder / label
-        with content.open("xb") as file:
-            file.truncate(read_table(disk).get(label).size)
-        run([*command, content])
-        write_back(disk, read_table(disk).get(label), content)
+    root, oem = folder / "ROOT", folder / "OEM"
+    with root.open("xb") as file:
+        file.truncate(16 * _MIB)
+    run(["mkfs.ext4", "-q", root])
+    write_btrfs(oem, 64 * _MIB, UUID(int=1), "OEM", {"/": BtrfsNode(stat.S_IFDIR | 0o755, 0, 0, 0)})
+    for content in (root, oem):
+        write_back(disk, read_table(disk).get(content.name), content)
     return disk
-
-
-def _check_namespaces() -> Check:
-    works = find("unshare") is not None and run(["unshare", "--map-root-user", "true"], ok=range(256)).status == 0
-    hint = "" if works or os.geteuid() == 0 else "fakeroot does the same job; or allow unprivileged user namespaces."
-    return Check("user namespaces", works, "for an ordinary user to write root's files into OEM", hint)
 
 
 def _check_kvm() -> Check:

@@ -24,7 +24,6 @@ SUMS_NAME = "SHA256SUMS"
 _TOOLS = {
     "qemu-img": "--version",
     "debugfs": "-V",
-    "mkfs.btrfs": "--version",
     "lbzip2": "--version",
     "gpg": "--version",
 }

@@ -201,7 +201,7 @@ def _check_outputs(request: BakeRequest, vendors: tuple[Vendor, ...]) -> None:
 def _check_tools(plan: BakePlan) -> None:
     """Every program the bake will start, before a byte is downloaded."""
     tools = ["gpg"] if plan.release else []
-    tools += ["sfdisk", "blkid", "e2fsck", "resize2fs", "debugfs", "dumpe2fs", "btrfs", "mkfs.btrfs", "qemu-img"]
+    tools += ["sfdisk", "blkid", "e2fsck", "resize2fs", "debugfs", "dumpe2fs", "btrfs", "qemu-img"]
     for tool in tools:
         need(tool)
 
