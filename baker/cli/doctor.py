@@ -21,7 +21,8 @@ def doctor(
             "-o",
             metavar="DIR",
             help=(
-                "Folder to look for leftovers in, besides the one for temporary files; may be repeated.  [default: the current folder]"
+                "Folder to look for leftovers in, besides that for temporary files; may be repeated.  "
+                "[default: the current folder]"
             ),
         ),
     ] = None,
