@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from baker.guest import CommandResult
+from baker.printable import printable
 
 # What XML 1.0 allows; a console has everything else, too.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -63,7 +64,7 @@ def as_json(reports: Sequence[BootReport]) -> dict[str, Any]:
 
 
 def render(report: BootReport) -> str:
-    """A report as text for people, several lines without a newline at the end."""
+    """A report as text for people: lines, the last without its end, with no control characters of the guest."""
     if not report.booted:
         lines = [f"{report.firmware}: did not boot ({report.seconds:.0f} s, {report.accelerator})"]
     else:
@@ -79,7 +80,7 @@ def render(report: BootReport) -> str:
         lines += [f"    {line}" for line in (result.stdout + result.stderr).rstrip().splitlines()]
     lines += [f"  ✗ {problem}" for problem in report.problems]
     lines += [f"  | {line}" for line in report.last_lines]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def write_junit(reports: Sequence[BootReport], path: Path) -> None:

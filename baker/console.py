@@ -1,6 +1,7 @@
 """What the user sees on stderr while a bake works: rich on a terminal, plain lines in CI, JSON lines on request.
 
-Library code gets a `Console` and never prints. stdout belongs to results.
+Library code gets a `Console` and never prints. stdout belongs to results. Texts may quote names from images and
+servers, so nothing that steers a terminal gets through here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
+
+from baker.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -62,7 +65,7 @@ class PlainConsole(Console):
 
     def _line(self, text: str) -> None:
         with self._lock:
-            print(text, file=self._stream, flush=True)
+            print(printable(text), file=self._stream, flush=True)
 
     def note(self, text: str) -> None:
         if not self._quiet:
@@ -136,40 +139,39 @@ class RichConsole(Console):
         from rich.console import Console as Terminal
         from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        self._terminal = Terminal(stderr=True)
+        self._terminal = Terminal(stderr=True, emoji=False)
         self._progress: Progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
             DownloadColumn(), TimeElapsedColumn(), console=self._terminal, transient=True,
         )  # fmt: skip
         self._progress.start()
 
+    def _print(self, text: str, style: str) -> None:
+        self._terminal.print(printable(text), style=style, markup=False, highlight=False)
+
     def note(self, text: str) -> None:
-        self._terminal.print(f"  {text}", style="dim", markup=False, highlight=False)
+        self._print(f"  {text}", "dim")
 
     def warn(self, text: str) -> None:
-        self._terminal.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+        self._print(f"warning: {text}", "yellow")
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
-        task = self._progress.add_task(text, total=None)
+        task = self._progress.add_task(printable(text), total=None)
         started = time.monotonic()
         try:
             yield
-            self._terminal.print(
-                f"✓ {text}  {time.monotonic() - started:.1f} s", style="green", markup=False, highlight=False
-            )
+            self._print(f"✓ {text}  {time.monotonic() - started:.1f} s", "green")
         finally:
             self._progress.remove_task(task)
 
     @contextmanager
     def bar(self, text: str, total: int | None) -> Iterator[Bar]:
-        task = self._progress.add_task(text, total=total)
+        task = self._progress.add_task(printable(text), total=total)
         started = time.monotonic()
         try:
             yield _RichBar(self._progress, task)
-            self._terminal.print(
-                f"✓ {text}  {time.monotonic() - started:.1f} s", style="green", markup=False, highlight=False
-            )
+            self._print(f"✓ {text}  {time.monotonic() - started:.1f} s", "green")
         finally:
             self._progress.remove_task(task)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baker import run
-from baker.e2fs import alias, printable
+from baker.e2fs import alias, first_lines
 from baker.errors import ImageError
 from baker.inject import kind_of
 from baker.model import Partition
@@ -125,7 +125,7 @@ class Debugfs:
         done = run.run(argv, cwd=self.folder, ok=(0, 1), bounds=self._bounds)
         complaints = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("debugfs 1."))
         if complaints or done.status:
-            raise DebugfsRefused(f"debugfs could not edit {self._label}: {printable(complaints)}")
+            raise DebugfsRefused(f"debugfs could not edit {self._label}: {first_lines(complaints)}")
         return done.stdout
 
     def listing(self, inodes: Sequence[int]) -> list[list[Entry]]:

@@ -198,5 +198,5 @@ def check_file(file: Path, partition: Partition) -> None:
     checker = ["btrfs", "check", "--readonly"] if partition.fs == "btrfs" else ["fsck.vfat", "-n"]
     done = run.run([*checker, file.name], cwd=file.parent, ok=range(256), bounds=run.Bounds())
     if done.status != 0:
-        report = e2fs.printable(done.stderr or done.text)
+        report = e2fs.first_lines(done.stderr or done.text)
         raise ImageError(f"The filesystem of {partition.label} is damaged: {report}", "Fetch the image again.")

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from baker import run
 from baker.errors import ImageError
 from baker.model import Partition
+from baker.printable import printable
 
 _SUPERBLOCK_AT, _MAGIC = 1024, 0xEF53
 _NEEDS_RECOVERY, _EXTENTS, _LARGE_FILE, _BIGALLOC = 0x4, 0x40, 0x2, 0x200
@@ -75,10 +76,9 @@ def frozen_time(epoch: int) -> dict[str, str]:
     return {"E2FSPROGS_FAKE_TIME": str(max(1, epoch)), "E2FSCK_TIME": str(max(1, epoch))}
 
 
-def printable(text: str, lines: int = 3) -> str:
-    """The first lines of a tool's output, safe for a terminal: it may quote names from the image."""
-    clean = ("".join(char if char.isprintable() else "?" for char in line) for line in text.strip().splitlines())
-    return "; ".join(line for line in list(clean)[:lines])
+def first_lines(text: str, lines: int = 3) -> str:
+    """The first lines of a tool's output as one, without control characters: it may quote names from the image."""
+    return "; ".join(printable(line) for line in text.strip().splitlines()[:lines])
 
 
 def check(image: Path, partition: Partition, work: Path) -> None:
@@ -87,7 +87,7 @@ def check(image: Path, partition: Partition, work: Path) -> None:
     done = _e2fsck(["-fn"], image, partition, work, {})
     if done.status != 0:
         raise ImageError(
-            f"The filesystem of {partition.label} is damaged: {printable(problems(done.text))}",
+            f"The filesystem of {partition.label} is damaged: {first_lines(problems(done.text))}",
             "Fetch the image again, or repair it with e2fsck.",
         )
 
@@ -96,7 +96,7 @@ def repair(image: Path, partition: Partition, work: Path, epoch: int) -> None:
     """Run `e2fsck -fy` on a partition in place, as if the time were `epoch`; raises ImageError when it gives up."""
     done = _e2fsck(["-fy"], image, partition, work, frozen_time(epoch))
     if done.status not in (0, 1):
-        raise ImageError(f"e2fsck could not repair {partition.label}: {printable(problems(done.text))}")
+        raise ImageError(f"e2fsck could not repair {partition.label}: {first_lines(problems(done.text))}")
 
 
 def _e2fsck(options: list[str], image: Path, partition: Partition, work: Path, env: dict[str, str]) -> run.Completed:

@@ -19,6 +19,7 @@ from baker.inject import Editor
 from baker.layout import describe
 from baker.model import Arch, Node, Partition
 from baker.offline import OfflineEditor
+from baker.printable import printable
 from baker.run import Bounds, CommandFailed, run
 from baker.sysext import MAX_RELEASE_SIZE, lint, parse_release, read_sysext
 from baker.sysupdate import TransferConfig, matches, parse_config
@@ -287,7 +288,7 @@ def render(inspection: Inspection) -> str:
     """The inspection as plain text for a person, without control characters from the image."""
     lines = [*_overview(inspection), *_partition_lines(inspection), *_content_lines(inspection)]
     lines += [f"problem     {problem}" for problem in inspection.problems]
-    return "\n".join("".join(char if char.isprintable() else "?" for char in line) for line in lines)
+    return "\n".join(map(printable, lines))
 
 
 def _overview(found: Inspection) -> list[str]:

@@ -21,6 +21,7 @@ from baker.admission import admit
 from baker.errors import EnvironmentFault, UsageError
 from baker.manifest import MANIFEST_NAME, SUMS_NAME
 from baker.model import Arch, InstallTarget, Release
+from baker.printable import printable
 from baker.publish import unfinished
 from baker.request import BakeRequest, InstallTo, SysextRequest
 from baker.run import need
@@ -334,4 +335,4 @@ def describe(plan: BakePlan) -> str:
         lines.append(f"  vendor     {vendor.vendor.name} from {vendor.source} ({vendor.base}: {vendor.why})")
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
     lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

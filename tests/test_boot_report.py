@@ -92,7 +92,7 @@ def test_text_for_people() -> None:
         "    wasmtime 1",
     ]
     assert render(LOST).splitlines()[0] == "uefi: did not boot (22 s, tcg)"
-    assert render(LOST).splitlines()[-1] == "  | grub\x1b rescue>"
+    assert render(LOST).splitlines()[-1] == r"  | grub\x1b rescue>"
 
 
 def test_json_has_every_field_and_the_problems() -> None:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from baker import stopping
 from baker.errors import BakeError, EnvironmentFault
+from baker.printable import printable
 
 _GLOBAL = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 
@@ -24,6 +25,12 @@ def with_default_command(words: list[str]) -> list[str]:
         # A folder with a bake.toml says what to bake; anywhere else the overview is of more use than an error.
         return ["bake"] if os.path.isfile("bake.toml") else ["--help"]
     return words if words[0] in COMMANDS or words[0] in _GLOBAL else ["bake", *words]
+
+
+def _complain(message: str, hint: str | None = None) -> None:
+    print(f"error: {printable(message)}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {printable(hint)}", file=sys.stderr)
 
 
 def main() -> NoReturn:
@@ -45,9 +52,7 @@ def main() -> NoReturn:
     except BakeError as error:
         if debug:
             raise
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
+        _complain(error.message, error.hint)
         code = error.exit_code
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does; keep Python from complaining at exit.
@@ -57,7 +62,7 @@ def main() -> NoReturn:
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
+        _complain(f"{where}{error.strerror or error}.")
         code = EnvironmentFault.exit_code
     except stopping.Stopped as stop:
         print("Interrupted; everything is cleaned up.", file=sys.stderr)
@@ -65,10 +70,9 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        print(f"error: flatcar-bake itself failed: {type(error).__name__}: {error}", file=sys.stderr)
-        print(
-            "  hint: This is a mistake in flatcar-bake. Run it again with --debug and report what it says.",
-            file=sys.stderr,
+        _complain(
+            f"flatcar-bake itself failed: {type(error).__name__}: {error}",
+            "This is a mistake in flatcar-bake. Run it again with --debug and report what it says.",
         )
         code = BakeError.exit_code
     sys.exit(code)

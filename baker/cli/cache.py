@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from baker.cli import options
+from baker.printable import printable
 
 if TYPE_CHECKING:
     from baker.cache import Item
@@ -29,7 +30,7 @@ def list_entries(cache_dir: options.CacheDirOption = None, json: options.JsonOpt
         return
     for entry in entries:
         used = strftime("%Y-%m-%d %H:%M", gmtime(entry.used))
-        typer.echo(f"{entry.size / 1e6:9.1f} MB  {used}  {entry.name}")
+        typer.echo(f"{entry.size / 1e6:9.1f} MB  {used}  {printable(entry.name)}")
 
 
 @cache_app.command("prune")
@@ -60,7 +61,7 @@ def prune(
         typer.echo(dumps([_row(entry) for entry in removed], indent=2))
         return
     for entry in removed:
-        typer.echo(f"removed {entry.name} ({entry.size / 1e6:.1f} MB)")
+        typer.echo(f"removed {printable(entry.name)} ({entry.size / 1e6:.1f} MB)")
 
 
 def _row(item: Item) -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from baker.cli import options
+from baker.printable import printable
 
 
 def doctor(
@@ -44,7 +45,9 @@ def doctor(
     cache = cache_dir or default_cache_folder()
     if cleanup:
         removed = doctoring.cleanup([*(output_dir or [Path()]), Path(gettempdir())], cache)
-        typer.echo(dumps(removed, indent=2) if json else "\n".join(removed) or "Nothing was left behind.")
+        typer.echo(
+            dumps(removed, indent=2) if json else "\n".join(map(printable, removed)) or "Nothing was left behind."
+        )
         return
     checks = doctoring.check(cache)
     typer.echo(dumps([item.as_dict() for item in checks], indent=2) if json else doctoring.render(checks))
