@@ -159,7 +159,10 @@ class Debugfs:
         argv = ["debugfs", "-R", f"cat <{inode}>", self._device]
         with run.spawn(argv, cwd=self.folder, bounds=run.Bounds()) as process:
             assert process.stdout is not None
-            return process.stdout.read(limit)
+            data = process.stdout.read(limit)
+            if len(data) < limit:
+                run.check_killed(argv[0], process.wait())
+            return data
 
     def dump(self, inodes: Sequence[int]) -> list[Path]:
         """Copy the contents of files into `folder`; the caller removes them."""

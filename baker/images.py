@@ -76,7 +76,11 @@ def make_images(job: Job, stages: Sequence[Stage], oem: list[Injection]) -> list
             work.append((stage, item, path))
     with ThreadPoolExecutor(job.plan.jobs) as pool:
         futures = [pool.submit(_make_image, job, stage, item, path, oem) for stage, item, path in work]
-        made = {future.result().vendor: future.result() for future in futures}
+        try:
+            made = {future.result().vendor: future.result() for future in futures}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the end of the block waits for those that have begun
+            raise
     return [made[item.vendor.name] for item in job.plan.vendors]
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from baker import stopping
 from baker.errors import ImageError
 from baker.sparse import clone, data_extents
 
@@ -327,6 +328,7 @@ def _side_by_side(work: Callable[[S], T], items: Iterable[S], jobs: int) -> Iter
         pending: deque[Future[T]] = deque()
         try:
             for item in items:
+                stopping.check()
                 pending.append(pool.submit(work, item))
                 if len(pending) > 4 * jobs:
                     yield pending.popleft().result()

@@ -17,7 +17,7 @@ from baker.debugfs import Debugfs
 from baker.debugfs import Inode as InodeOfExt
 from baker.erofs import Damaged, ErofsReader, Inode, Unsupported
 from baker.model import Node, Partition
-from baker.run import Bounds, CommandFailed, run, spawn
+from baker.run import Bounds, CommandFailed, check_killed, run, spawn
 
 MAX_ENTRIES = 500_000
 _PATH_MAX = 4096
@@ -107,6 +107,7 @@ class Squashfs(Tree):
                 for line in process.stdout:
                     yield line.rstrip(b"\n")
                 process.wait()
+            check_killed(argv[0], process.returncode)
             if process.returncode:
                 errors.seek(0)
                 raise Damaged(f"is damaged: unsquashfs says {_last_line(errors.read(4096))!r}")
@@ -231,6 +232,8 @@ def _first_bytes(argv: list[str], node: Node, limit: int) -> bytes:
         with spawn(argv, stderr=errors, bounds=Bounds()) as process:
             assert process.stdout is not None
             data = process.stdout.read(expected)
+            if len(data) < expected:
+                check_killed(argv[0], process.wait())
         if len(data) < expected:
             errors.seek(0)
             raise Damaged(f"is damaged: {node.path!r} cannot be read: {_last_line(errors.read(4096))!r}")

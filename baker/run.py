@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from baker import landlock
+from baker import landlock, stopping
 from baker.errors import EnvironmentFault, ImageError
 
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -54,6 +54,16 @@ class CommandFailed(EnvironmentFault):
         super().__init__(
             f"{argv[0]} {what}{': ' + last if last else '.'}",
             f"To see it alone, run: {shlex.join(argv)}.{log}",
+        )
+
+
+class CommandKilled(EnvironmentFault):
+    """Somebody ended a program by a signal. That says nothing about what it was working on."""
+
+    def __init__(self, program: str, status: int) -> None:
+        super().__init__(
+            f"{program} was ended by {signal.Signals(-status).name}.",
+            "Run it again. If nobody sent the signal, memory may have run out: see the kernel's log.",
         )
 
 
@@ -157,8 +167,8 @@ def run(
 ) -> Completed:
     """Run a program to its end and return what it printed; `bounds` are for untrusted content.
 
-    Raises CommandFailed when its status is not in `ok`, EnvironmentFault when it is not installed, ImageError when
-    it hits its bounds.
+    Raises CommandFailed when its status is not in `ok`, EnvironmentFault when it is not installed or somebody ended
+    it (CommandKilled), ImageError when it hits its bounds.
     """
     words = [os.fspath(word) for word in argv]
     with _started(
@@ -173,6 +183,7 @@ def run(
     stderr = stderr_bytes.decode("utf-8", "backslashreplace")
     _log(words, process.returncode, stderr)
     _check_bounds(words[0], process.returncode, bounds, max(len(stdout), len(stderr_bytes)))
+    check_killed(words[0], process.returncode)
     if process.returncode not in tuple(ok):
         raise CommandFailed(words, process.returncode, stderr or stdout[-4000:].decode("utf-8", "backslashreplace"))
     return Completed(tuple(words), process.returncode, stdout, stderr)
@@ -184,8 +195,11 @@ def _started(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a program within `bounds`. The block must see to its end."""
     command = _command(argv)
+    stopping.check()
     if bounds is None:
-        yield subprocess.Popen(command, **options)
+        process = subprocess.Popen(command, **options)
+        with stopping.told(process):
+            yield process
         return
 
     def start() -> subprocess.Popen[bytes]:
@@ -200,8 +214,10 @@ def _started(
             (resource.RLIMIT_AS, bounds.memory), (resource.RLIMIT_CPU, bounds.cpu_seconds),
             (resource.RLIMIT_FSIZE, bounds.file_size), (resource.RLIMIT_CORE, 0),
         ):  # fmt: skip
-            resource.prlimit(process.pid, kind, (most, most))
-        yield process
+            # The kernel kills at the hard limit of CPU time, so that is later: a kill is somebody else's.
+            resource.prlimit(process.pid, kind, (most, most + (kind == resource.RLIMIT_CPU)))
+        with stopping.told(process):
+            yield process
 
 
 def _exchange(process: subprocess.Popen[bytes], input: bytes | None, most: int) -> tuple[bytes, bytes]:
@@ -238,7 +254,7 @@ def _check_bounds(program: str, status: int, bounds: Bounds | None, printed: int
         return
     if printed > bounds.output:
         reason = f"printed more than {bounds.output} bytes"
-    elif status in (-signal.SIGXCPU, -signal.SIGKILL):  # KILL: the kernel's way when both limits are the same
+    elif status == -signal.SIGXCPU:
         reason = f"ran for more than {bounds.cpu_seconds} s"
     elif status == -signal.SIGXFSZ:
         reason = f"wrote a file of more than {bounds.file_size} bytes"
@@ -247,6 +263,12 @@ def _check_bounds(program: str, status: int, bounds: Bounds | None, printed: int
     raise ImageError(
         f"{program} was stopped because it {reason} over this image.", "The image is damaged or made to do harm."
     )
+
+
+def check_killed(program: str, status: int) -> None:
+    """CommandKilled when a program's exit status is a signal that somebody sent, rather than a crash of its own."""
+    if -status in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM):
+        raise CommandKilled(program, status)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from baker import stopping
+
 BLOCK = 64 * 1024
 _ZERO = bytes(BLOCK)
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -83,6 +85,7 @@ def data_extents(fd: int, start: int = 0, end: int | None = None) -> Iterator[tu
 def copy_range(source: int, target: int, source_offset: int, target_offset: int, length: int) -> None:
     """Copy bytes between two open files inside the kernel where it can; raises OSError on a short source."""
     while length:
+        stopping.check()
         try:
             count = os.copy_file_range(source, target, min(length, 1 << 30), source_offset, target_offset)
         except OSError as error:
@@ -150,6 +153,7 @@ def content_digest(path: Path) -> str:
             position = max(begin - begin % BLOCK, done)
             end = min(size, -(-(begin + length) // BLOCK) * BLOCK)
             while position < end:
+                stopping.check()
                 chunk = os.pread(file.fileno(), min(1 << 20, end - position), position)
                 for at in range(0, len(chunk), BLOCK):
                     block = chunk[at : at + BLOCK]
@@ -173,6 +177,7 @@ def file_sha256(path: Path) -> str:
             _hash_zeros(digest, begin - position, zeros)
             position = begin
             while position < begin + length:
+                stopping.check()
                 chunk = os.pread(fd, min(1 << 20, begin + length - position), position)
                 digest.update(chunk)
                 position += len(chunk)
@@ -182,5 +187,6 @@ def file_sha256(path: Path) -> str:
 
 def _hash_zeros(digest: hashlib._Hash, count: int, zeros: bytes) -> None:
     while count > 0:
+        stopping.check()
         digest.update(zeros[: min(count, len(zeros))])
         count -= len(zeros)

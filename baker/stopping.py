@@ -10,11 +10,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from subprocess import Popen
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _asked = threading.Event()
+_programs: set[Popen[bytes]] = set()
 _unbroken = 0  # how many unbroken blocks the main thread is in
 _waiting = 0  # the signal that came meanwhile
 
@@ -38,10 +40,25 @@ def handle(number: int, _frame: FrameType | None) -> None:
     for name in SIGNALS:
         signal.signal(name, signal.SIG_IGN)
     _asked.set()
+    for process in list(_programs):
+        try:
+            process.terminate()
+        except OSError:
+            pass  # another user's, such as sudo: the end of its pipe will tell it
     if _unbroken:
         _waiting = number
     else:
         raise Stopped(number)
+
+
+@contextmanager
+def told(process: Popen[bytes]) -> Iterator[None]:
+    """Let a program that runs during the block be told to end as well, so that no thread waits for it."""
+    _programs.add(process)
+    try:
+        yield
+    finally:
+        _programs.discard(process)
 
 
 def check() -> None:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from subprocess import Popen
 
 from baker.errors import UsageError, VerificationError
-from baker.run import run, spawn
+from baker.run import check_killed, run, spawn
 from baker.work import scratch
 
 FLATCAR_FINGERPRINT = "F88CFEDEFF29A5B4D9523864E25D9AED0593B34A"
@@ -89,8 +89,10 @@ def parse_status(status: str, what: str = "The file") -> Signer:
 class SignatureStream:
     """A verification under way: `write` the data, then `finish`."""
 
-    def __init__(self, verifier: Verifier, stdin: IO[bytes], stdout: IO[bytes], what: str) -> None:
-        self._verifier, self._stdin, self._stdout, self._what = verifier, stdin, stdout, what
+    def __init__(self, verifier: Verifier, gpg: Popen[bytes], what: str) -> None:
+        assert gpg.stdin is not None and gpg.stdout is not None
+        self._verifier, self._stdin, self._stdout, self._what = verifier, gpg.stdin, gpg.stdout, what
+        self._wait = gpg.wait
 
     def write(self, data: bytes) -> None:
         """Feed data. Raises VerificationError at once when gpg has already refused the signature."""
@@ -107,6 +109,7 @@ class SignatureStream:
         except BrokenPipeError:
             pass  # gpg gave up early; its status says why
         status = self._stdout.read().decode("utf-8", "replace")
+        check_killed("gpg", self._wait())
         return self._verifier.judge(parse_status(status, self._what), self._what)
 
 
@@ -164,8 +167,7 @@ class Verifier:
                 tempfile.TemporaryFile(dir=self._home) as prose,
                 spawn(argv, stdin=-1, stdout=-1, stderr=prose) as gpg,
             ):
-                assert gpg.stdin is not None and gpg.stdout is not None
-                yield SignatureStream(self, gpg.stdin, gpg.stdout, what)
+                yield SignatureStream(self, gpg, what)
 
     def judge(self, signer: Signer, what: str) -> Signer:
         """Is this signer the pinned key, and was its subkey valid at the time? VerificationError if not."""
