@@ -46,12 +46,16 @@ class StreamRestarted(Exception):
 
 
 class _Transient(Exception):
-    """A failure that may pass: `final` is what to raise once patience ends, `wait` the seconds the server asks for."""
+    """A failure that may pass: `final` is what to raise once patience ends, `wait` the seconds the server asks for.
 
-    def __init__(self, final: NetworkError, wait: float = 0.0) -> None:
+    `unreachable` is the host (with its port) that could not be connected to, "" where that was not the failure.
+    """
+
+    def __init__(self, final: NetworkError, wait: float = 0.0, unreachable: str = "") -> None:
         super().__init__(final.message)
         self.final = final
         self.wait = wait
+        self.unreachable = unreachable
 
 
 def local_path(url: str) -> Path | None:
@@ -79,7 +83,8 @@ class Fetcher:
     """Reads files of http, https and file URLs and of plain paths. Safe to share between threads.
 
     `retries`: how often a failure that may pass is tried again. `timeout`: seconds to connect, seconds without a byte.
-    `backoff`: seconds before the first retry; they double each time, with jitter.
+    `backoff`: seconds before the first retry; they double each time, with jitter. A host that could not be connected
+    to although that was retried is not asked again.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Fetcher:
         self.retries = retries
         self._timeout = timeout
         self._backoff = backoff
+        self._unreachable: dict[str, NetworkError] = {}
         self._local = threading.local()
 
     def read(self, url: str, limit: int) -> bytes:
@@ -145,6 +151,8 @@ class Fetcher:
         import requests
         import urllib3
 
+        if urlsplit(url).netloc in self._unreachable:
+            raise self._unreachable[urlsplit(url).netloc]
         try:
             with self._session().request(
                 method, url, headers=headers, stream=True, timeout=self._timeout, allow_redirects=True
@@ -158,13 +166,16 @@ class Fetcher:
                     f"{_host(url)} has no certificate that can be trusted: {cause.verify_message}.",
                     "Check the clock of this machine and its CA certificates.",
                 ) from error
-            raise _Transient(NetworkError(f"{_host(url)} failed: {_reason(cause)}.", _MIRROR_HINT)) from error
+            failure = NetworkError(f"{_host(url)} failed: {_reason(cause)}.", _MIRROR_HINT)
+            raise _Transient(failure, unreachable=_unconnected(error, url)) from error
         except requests.RequestException as error:
             raise NetworkError(f"{url} cannot be fetched: {error}.", _MIRROR_HINT) from error
 
     def pause(self, failures: int, cause: _Transient) -> None:
         """Wait before the next try; raises the final error of `cause` when there were enough tries."""
         if failures > self.retries:
+            if cause.unreachable:
+                self._unreachable[cause.unreachable] = cause.final
             raise cause.final from cause
         delay = self._backoff * 2 ** (failures - 1) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter, no secret)
         delay = min(max(delay, cause.wait), _LONGEST_WAIT)
@@ -366,6 +377,21 @@ def _root_cause(error: BaseException) -> BaseException:
         if found is None:
             return error
         error = found
+
+
+def _unconnected(error: Exception, url: str) -> str:
+    """The host (with its port) to which no connection came about; "" when the failure came after that.
+
+    It need not be the one of `url`, which may redirect.
+    """
+    import urllib3
+
+    seen = [error, *error.args, *(getattr(item, "reason", None) for item in error.args)]
+    if not any(isinstance(item, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
+               for item in seen):  # fmt: skip
+        return ""
+    asked = getattr(error, "request", None)
+    return urlsplit((asked.url if asked is not None else None) or url).netloc
 
 
 def _reason(cause: BaseException) -> str:

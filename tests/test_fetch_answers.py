@@ -120,6 +120,17 @@ def test_a_dead_mirror_is_named(fetcher: Fetcher) -> None:
         fetcher.read("http://no.such.host.invalid/x", 10)
 
 
+def test_a_dead_host_is_tried_again_for_one_file_only(
+    server: MirrorServer, fetcher: Fetcher, console: Recorder
+) -> None:
+    """Not for each of the dozen files of a bake."""
+    for name in ("one", "two", "three"):
+        with pytest.raises(NetworkError, match="Connection refused"):
+            fetcher.read(f"http://127.0.0.1:9/{name}", 10)
+    assert len(console.notes) == 2
+    assert fetcher.read(f"{server.url}/x", 10) == b"content"
+
+
 @pytest.mark.parametrize("url", ["http://", "http://[::1/x", "gopher://127.0.0.1/x", "http://127.0.0.1:99999/x"])
 def test_an_address_that_is_none_is_a_network_error(fetcher: Fetcher, url: str) -> None:
     with pytest.raises(NetworkError):
