@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from disks import MIB, VM_DISK_BYTES, VM_ROOT_BYTES, make_disk, make_oem, offset, put, tool
+from forgeries import rename
 
 from baker.btrfs import Btrfs
 from baker.btrfs_tree import read_super, scan
@@ -244,29 +245,6 @@ def test_special_files_are_not_lost_silently(image, tmp_path):
 
 
 # Crafted filesystems
-
-
-def crc32c(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def rename(oem: Path, old: bytes, new: bytes) -> None:
-    """Change a name in every tree block of a btrfs, behind all tools' backs, and make the checksums right again."""
-    assert len(old) == len(new)
-    raw = bytearray(oem.read_bytes())
-    fsid = bytes(raw[0x10020:0x10030])
-    for start in range(0, len(raw), 4096):
-        block = raw[start : start + 4096]
-        if old in block and block[0x20:0x30] == fsid:
-            block = block.replace(old, new)
-            block[:4] = crc32c(block[32:]).to_bytes(4, "little")
-            raw[start : start + 4096] = block
-    oem.write_bytes(raw)
 
 
 @pytest.mark.parametrize(
