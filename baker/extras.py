@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from baker.job import Job
-from baker.manifest import input_record
 from baker.model import Artifact
 from baker.qemu import firmware_files
 from baker.run import run
@@ -48,12 +47,16 @@ def _render(job: Job, vendor: Vendor, extra: ExtraFile, version: str) -> str:
 def _firmware(job: Job, extra: ExtraFile, target: Path) -> None:
     """UEFI firmware as qcow2: the release's own file where it has one, else this machine's OVMF."""
     release = job.plan.release
-    if release and job.services.published(release, extra.name):
+    lock = job.plan.lock
+    if release and (lock.has_file("firmware", extra.name) if lock else job.services.published(release, extra.name)):
         stored = job.services.store.signed_file(release, extra.name)
-        job.inputs.append(input_record(stored, "firmware"))
+        job.use(stored, "firmware")
         clone(stored.path, target)
         return
     local = firmware_files(job.plan.arch)
     code = extra.firmware == "code"
     source, source_format = (local.code, local.code_format) if code else (local.vars, local.vars_format)
+    job.record(
+        {"kind": "local firmware", "name": extra.name, "url": "", "sha256": file_sha256(source), "signer": None}
+    )
     run(["qemu-img", "convert", "-f", source_format, "-O", "qcow2", source, target])

@@ -12,12 +12,12 @@ from baker.disk import probe_fs, read_table
 from baker.errors import ImageError, UsageError, VerificationError
 from baker.inspection import read_os_release
 from baker.job import Job
-from baker.manifest import input_record
 from baker.model import Arch, Partition, Release
 from baker.origin import Origin, unpack_edited
 from baker.placing import ReadySysext
 from baker.plan import PlannedSysext, PlannedVendor, choose_source
 from baker.services import Services
+from baker.sparse import file_sha256
 from baker.store import StoredDisk, StoredFile
 from baker.sysext import builtins_replaced, read_sysext
 from baker.sysupdate import lint_config, matches, parse_config
@@ -63,7 +63,7 @@ def _raw_base(job: Job, source: str, vendors: tuple[PlannedVendor, ...]) -> Base
         with job.console.step(f"Read {plan.image.name}"):
             return Base(target, vendors, origin=_unpack(job, plan.image, target, vendors))
     stored = fetch_base(job.services, plan.release, source)
-    job.inputs.append(input_record(stored, "image"))
+    job.use(stored, "image")
     if isinstance(stored, StoredDisk) and image_info(stored.path).format == "raw":
         return Base(stored.path, vendors, shared=True, digest=stored.sha256)
     target = job.work / f"{Path(source).name}.raw"
@@ -145,13 +145,13 @@ def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
     store = job.services.store
     path = Path(item.location)
     if item.origin == "bakery":
-        stored = store.bakery(job.services.bakery, item.location)
+        stored = store.bakery(job.services.bakery, item.location, item.sha256 if job.plan.lock else "")
         path = stored.path
-        job.inputs.append(input_record(stored, "sysext"))
+        job.use(stored, "sysext")
     elif item.origin == "url":
         stored = store.pinned_url(item.location, item.sha256)
         path = stored.path
-        job.inputs.append(input_record(stored, "sysext"))
+        job.use(stored, "sysext")
     sysext = read_sysext(path, item.name)
     if item.sha256 and sysext.sha256 != item.sha256:
         raise VerificationError(
@@ -159,6 +159,8 @@ def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
         )
     findings = admit(sysext, job.plan.arch, version or None, job.plan.allow, job.console)
     config = _config(job, item)
+    if config is not None and job.plan.lock is not None:
+        job.plan.lock.check_config(item.name, file_sha256(config))
     return ReadySysext(
         sysext, item.origin, item.file_name, config, Path(item.config).name if config else "",
         tuple(sorted(builtins_replaced(path, version or None))), findings,
@@ -172,8 +174,8 @@ def _config(job: Job, item: PlannedSysext) -> Path | None:
     if item.origin == "local":
         _check_recognised(job, item, Path(item.config).read_bytes())
         return Path(item.config)
-    stored = job.services.store.bakery(job.services.bakery, item.config)
-    job.inputs.append(input_record(stored, "sysupdate config"))
+    stored = job.services.store.bakery(job.services.bakery, item.config, item.config_sha256)
+    job.use(stored, "sysupdate config")
     data = stored.path.read_bytes()
     if not stored.verified:
         problem = lint_config(data, item.name)

@@ -13,7 +13,6 @@ from baker.errors import VerificationError
 from baker.gather import Base
 from baker.job import Job
 from baker.layout import layout_size
-from baker.manifest import input_record
 from baker.model import Artifact, Injection
 from baker.oem import oem_injections
 from baker.origin import Origin
@@ -114,5 +113,5 @@ def _vendor_content(job: Job, stage: Stage, item: PlannedVendor) -> list[Injecti
             f"{stored.name} of the release server is for Flatcar {found or 'of no version'}, not {stage.version}.",
             "The mirror serves a wrong file.",
         )
-    job.inputs.append(input_record(stored, "OEM sysext"))
+    job.use(stored, "OEM sysext")
     return oem_injections(oem, stored.path, stage.version)

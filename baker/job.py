@@ -10,9 +10,11 @@ from typing import Any
 
 from baker.console import Console
 from baker.inject import Editor
+from baker.manifest import input_record
 from baker.plan import BakePlan
 from baker.publish import FINISHED
 from baker.services import Services
+from baker.store import StoredDisk, StoredFile
 
 OpenEditor = Callable[[Path, Path, int], AbstractContextManager[Editor]]
 """Opens a backend on (raw image, work folder, epoch of new files)."""
@@ -27,6 +29,16 @@ class Job:
     open_editor: OpenEditor
     work: Path
     inputs: list[dict[str, Any]] = field(default_factory=list)
+
+    def use(self, stored: StoredFile | StoredDisk, kind: str) -> None:
+        """Record a verified file as an input. Under a lock it must be the very one; VerificationError otherwise."""
+        self.record(input_record(stored, kind))
+
+    def record(self, record: dict[str, Any]) -> None:
+        """As `use`, for an input that was not downloaded."""
+        if self.plan.lock is not None:
+            self.plan.lock.check_file(record["kind"], record["name"], record["sha256"])
+        self.inputs.append(record)
 
     @property
     def console(self) -> Console:

@@ -101,7 +101,9 @@ def sysext_record(item: ReadySysext, install_to: InstallTo) -> dict[str, Any]:
         "size": sysext.size, "id": sysext.os_id, "version_id": sysext.version_id,
         "sysext_level": sysext.sysext_level, "architecture": sysext.architecture,
         "installed": f"{install_to.target.label}:{install_to.path(sysext.name, item.file_name)}",
-        "sysupdate_config": item.config_name, "findings": list(item.findings), "turns_off": list(item.builtins),
+        "sysupdate_config": item.config_name,
+        "sysupdate_config_sha256": file_sha256(item.config) if item.config else "",
+        "findings": list(item.findings), "turns_off": list(item.builtins),
     }  # fmt: skip
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from baker import __version__
 from baker.admission import admit
 from baker.errors import EnvironmentFault, UsageError
+from baker.lock import Lock
 from baker.manifest import MANIFEST_NAME, SUMS_NAME
 from baker.model import Arch, InstallTarget, Release
 from baker.printable import printable
@@ -50,6 +52,8 @@ class PlannedSysext:
     sha256: str
     installed: str
     config: str = ""
+    config_sha256: str = ""
+    """What the lock says; "" without one."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class BakePlan:
     jobs: int
     keep_work: bool
     force: bool
+    lock: Lock | None = None
+    """Everything that is used must be in it."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -140,9 +146,12 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     vendors = find_vendors(request.vendors, request.arch, services.vendors)
     _check_inputs(request)
     _check_outputs(request, vendors)
-    # An own image needs no release, unless its OEM partition is to be filled from one.
-    own = request.image is not None and request.base != "generic"
-    release = None if own else services.resolve(request.release, request.arch)
+    lock = request.lock
+    if lock is not None:
+        lock.check_request(request, os.environ.get("SOURCE_DATE_EPOCH", ""))
+        if lock.made_by != __version__:
+            services.console.warn(f"{lock.path} is of flatcar-bake {lock.made_by}; the bytes of results may differ.")
+    release = _release(request, services)
     version = release.version if release else None
     backend, backend_why = _backend(request.backend, services)
     plan = BakePlan(
@@ -150,11 +159,23 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
         sysexts=tuple(_sysext(item, request, version, services) for item in request.sysexts),
         vendors=_sources(vendors, request, release, services),
         install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
-        allow=request.allow, epoch=_epoch(release), output_dir=request.output_dir,
+        allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
         jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
+        lock=lock,
     )  # fmt: skip
+    if lock is not None:
+        lock.check_plan(plan)
     _check_tools(plan)
     return plan
+
+
+def _release(request: BakeRequest, services: Services) -> Release | None:
+    """The release that is asked for, or locked."""
+    if request.lock is not None:
+        return request.lock.release
+    # An own image needs no release, unless its OEM partition is to be filled from one.
+    own = request.image is not None and request.base != "generic"
+    return None if own else services.resolve(request.release, request.arch)
 
 
 def _epoch(release: Release | None) -> int:
@@ -249,15 +270,17 @@ def _sysext(item: SysextRequest, request: BakeRequest, version: str | None, serv
                 f"Append the digest: {item.name}:{item.url}#sha256=HEX",
             )
     else:
-        names = services.bakery_files(item.name)
+        locked = request.lock.sysext(item.name) if request.lock else None
+        names = {locked.file: locked.sha256} if locked else services.bakery_files(item.name)
         file_name = item.bakery_file or pick_bakery_version(item.name, item.version, request.arch, names)
         origin, location = "bakery", file_name
         digest = bakery_digest(file_name, names)
-        config = find_config(item.name, file_name, services)
+        config = locked.config if locked else find_config(item.name, file_name, services)
     check_file_name(file_name)
     return PlannedSysext(
-        item.name, file_name, origin, location, digest, request.install_to.path(item.name, file_name), config
-    )
+        item.name, file_name, origin, location, digest, request.install_to.path(item.name, file_name), config,
+        request.lock.sysext(item.name).config_sha256 if request.lock else "",
+    )  # fmt: skip
 
 
 def check_file_name(name: str) -> None:
@@ -276,7 +299,11 @@ def _sources(
     if release is None:
         why = "--image was given; its OEM partition is kept"
         return tuple(PlannedVendor(vendor, "image", str(request.image), why) for vendor in vendors)
-    planned = tuple(choose_source(vendor, request.base, len(vendors), release, services) for vendor in vendors)
+    if request.lock is not None:
+        pins = [(vendor, request.lock.source(vendor.name)) for vendor in vendors]
+        planned = tuple(PlannedVendor(vendor, pin.base, pin.source, pin.why) for vendor, pin in pins)
+    else:
+        planned = tuple(choose_source(vendor, request.base, len(vendors), release, services) for vendor in vendors)
     if request.image:
         return tuple(dataclasses.replace(item, source=str(request.image)) for item in planned)
     return planned

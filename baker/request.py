@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from baker.errors import UsageError
+from baker.lock import Lock
 from baker.model import Arch, InstallTarget
 from baker.sysext import validate_name
 
@@ -65,6 +66,8 @@ class BakeRequest:
     keep_work: bool = False
     force: bool = False
     vendor_folders: tuple[Path, ...] = ()
+    lock: Lock | None = None
+    """What the bake must be made of; None leaves it open."""
 
 
 def parse_sysext(word: str, fetch: bool) -> SysextRequest:

@@ -24,10 +24,14 @@ def bakery_versions(name: str, arch: Arch, files: Iterable[str]) -> list[str]:
     )
 
 
+def version_files(name: str, version: str, arch: Arch) -> list[str]:
+    """The names that the bakery file of NAME@VERSION may have: with or without a leading `v`."""
+    return [f"{name}-{candidate}-{arch}.raw" for candidate in (version, f"v{version}", version.removeprefix("v"))]
+
+
 def pick_bakery_version(name: str, version: str, arch: Arch, files: Mapping[str, str]) -> str:
-    """The bakery file of NAME@VERSION, with or without a leading `v`. UsageError lists what there is."""
-    for candidate in (version, f"v{version}", version.removeprefix("v")):
-        file = f"{name}-{candidate}-{arch}.raw"
+    """The bakery file of NAME@VERSION. UsageError lists what there is."""
+    for file in version_files(name, version, arch):
         if file in files:
             return file
     versions = bakery_versions(name, arch, files)

@@ -196,13 +196,14 @@ class Store:
         """File name → sha256 of everything a bakery lists in its SHA256SUMS."""
         return self._list(join_url(bakery_url, "SHA256SUMS"))
 
-    def bakery(self, bakery_url: str, name: str) -> StoredFile:
+    def bakery(self, bakery_url: str, name: str, sha256: str = "") -> StoredFile:
         """A sysext or config of a bakery, checked against SHA256SUMS of the bakery or of the extension's own folder.
 
-        A sysext that neither lists raises VerificationError; a config (`*.conf`) is returned with `verified` False.
+        A known `sha256` is checked instead. A sysext that neither lists raises VerificationError; a config (`*.conf`)
+        is returned with `verified` False.
         """
         folders = [bakery_url, join_url(bakery_url, component(name))]
-        digest = self._listed(folders, name)
+        digest = sha256 or self._listed(folders, name)
         if digest is None and not name.endswith(".conf"):
             raise VerificationError(
                 f"The bakery {bakery_url} does not list {name} in its SHA256SUMS.",

@@ -14,6 +14,8 @@ from baker.model import Arch
 if TYPE_CHECKING:
     from baker.config import BakeFile
     from baker.job import OpenEditor
+    from baker.lock import Lock
+    from baker.manifest import BakeManifest
     from baker.plan import BakePlan
     from baker.request import BakeRequest
     from baker.services import Services
@@ -152,6 +154,31 @@ def bake(
             help="Conversions side by side.  [default: one per CPU]",
         ),
     ] = None,
+    lock: Annotated[
+        bool,
+        typer.Option(
+            "--lock",
+            envvar="FLATCAR_BAKE_LOCK",
+            help="After the bake, write down in bake.lock what it was made of.",
+        ),
+    ] = False,
+    locked: Annotated[
+        bool,
+        typer.Option(
+            "--locked",
+            envvar="FLATCAR_BAKE_LOCKED",
+            help="Bake just what bake.lock says: its release, its files, its digests.",
+        ),
+    ] = False,
+    lock_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--lock-file",
+            envvar="FLATCAR_BAKE_LOCK_FILE",
+            metavar="FILE",
+            help="The bake.lock of --lock and --locked.  [default: beside bake.toml, else ./bake.lock]",
+        ),
+    ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan", envvar="FLATCAR_BAKE_PLAN", help="Show what would be done, and stop.")
     ] = False,
@@ -173,7 +200,10 @@ def bake(
     debug: options.DebugOption = False,
 ) -> None:
     """Bake sysexts into a Flatcar image for a vendor."""
+    from baker.config import load
     from baker.console import make_console
+    from baker.errors import UsageError
+    from baker.lock import LOCK_NAME, Lock
     from baker.plan import make_plan
 
     said: dict[str, Any] = {
@@ -182,8 +212,12 @@ def bake(
         "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
         "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
     }  # fmt: skip
-    chosen = _merge(said, _bake_file(config, sysexts))
-    request = _request(chosen, force, keep_work, tuple(vendors or ()))
+    config = _config_path(config, sysexts)
+    chosen = _merge(said, load(config) if config else None)
+    path = lock_file or (config.parent if config else Path()) / LOCK_NAME
+    if lock and (locked or plan_only):
+        raise UsageError(f"--lock writes {path} after a bake, so it does not go with --locked or --plan.")
+    request = _request(chosen, force, keep_work, tuple(vendors or ()), Lock.load(path) if locked else None)
     console = make_console(progress, quiet)
     with ExitStack() as stack:
         stack.callback(console.close)
@@ -198,20 +232,18 @@ def bake(
             console.close()
             _print_plan(plan, json)
             return
-        _run(plan, services, stack, json)
+        manifest = _run(plan, services, stack, json)
+        if lock:
+            Lock.of(path, plan, manifest).save()
 
 
 bake.__doc__ = f"{bake.__doc__}\n\n{_EPILOG}"
 
 
-def _bake_file(config: Path | None, sysexts: list[str] | None) -> BakeFile | None:
+def _config_path(config: Path | None, sysexts: list[str] | None) -> Path | None:
     """The bake.toml to use: the one named, else ./bake.toml when the command line says nothing to bake."""
-    from baker.config import load
-
-    if config is not None:
-        return load(config)
     default = Path("bake.toml")
-    return load(default) if not sysexts and default.is_file() else None
+    return default if config is None and not sysexts and default.is_file() else config
 
 
 def _merge(said: dict[str, Any], file: BakeFile | None) -> dict[str, Any]:
@@ -219,14 +251,16 @@ def _merge(said: dict[str, Any], file: BakeFile | None) -> dict[str, Any]:
     return {key: value if value is not None else getattr(file, key, None) for key, value in said.items()}
 
 
-def _request(chosen: dict[str, Any], force: bool, keep_work: bool, folders: tuple[Path, ...]) -> BakeRequest:
+def _request(
+    chosen: dict[str, Any], force: bool, keep_work: bool, folders: tuple[Path, ...], lock: Lock | None
+) -> BakeRequest:
     from baker.request import BakeRequest, parse_install_to, parse_sysexts
 
     return BakeRequest(
         sysexts=parse_sysexts(tuple(chosen["sysexts"] or ()), bool(chosen["fetch"])),
         vendors=tuple(chosen["vendors"] or ("generic",)),
         arch=Arch(chosen["arch"] or Arch.X86_64),
-        release=chosen["release"] or "stable",
+        release=chosen["release"] or (lock.release.version if lock and lock.release else "stable"),
         install_to=parse_install_to(chosen["install_to"]),
         output_dir=Path(chosen["output_dir"] or "."),
         backend=str(chosen["backend"] or "auto"),
@@ -238,6 +272,7 @@ def _request(chosen: dict[str, Any], force: bool, keep_work: bool, folders: tupl
         keep_work=keep_work,
         force=force,
         vendor_folders=folders,
+        lock=lock,
     )
 
 
@@ -249,7 +284,7 @@ def _print_plan(plan: BakePlan, as_json: bool) -> None:
     typer.echo(dumps(plan.as_dict(), indent=2) if as_json else describe(plan))
 
 
-def _run(plan: BakePlan, services: Services, stack: ExitStack, as_json: bool) -> None:
+def _run(plan: BakePlan, services: Services, stack: ExitStack, as_json: bool) -> BakeManifest:
     from json import dumps
 
     from baker.bake import bake as execute
@@ -258,11 +293,12 @@ def _run(plan: BakePlan, services: Services, stack: ExitStack, as_json: bool) ->
     services.console.close()
     if as_json:
         typer.echo(dumps(manifest.as_dict(), indent=2))
-        return
+        return manifest
     for artifact in manifest.outputs:
         typer.echo(plan.output_dir / artifact.path.name)
     for line in advice(plan):
         services.console.note(line)
+    return manifest
 
 
 def advice(plan: BakePlan) -> list[str]:
