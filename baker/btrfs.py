@@ -120,7 +120,7 @@ class Btrfs:
         """Check and read the filesystem in `folder`, and copy all its content beside it."""
         file = folder / _FILE
         check_file(file, self._partition)
-        entries = scan(file)
+        entries = scan(file, self._partition.label)
         claimed = sum(entry.size for entry in entries.values())
         if claimed > _MAX_EXPANSION * self._partition.size:
             raise ImageError(f"The files of {self._partition.label} claim {claimed} bytes, which cannot be honest.")

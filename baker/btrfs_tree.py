@@ -79,20 +79,23 @@ def read_super(file: Path) -> BtrfsSuper:
     )
 
 
-def scan(file: Path) -> dict[str, BtrfsEntry]:
-    """Every path of a btrfs in a file, parents first; "/" is its root directory.
+def scan(file: Path, label: str = "") -> dict[str, BtrfsEntry]:
+    """Every path of a btrfs in a file, parents first; "/" is its root directory. Messages call it `label`.
 
     Raises ImageError for subvolumes and snapshots, and for anything that is not a plain tree with plain names.
     """
     roots = _dump(file, "-r")
     if re.search(rb"key \(\d+ ROOT_ITEM", roots):
-        raise ImageError(f"The btrfs of {file.name} has subvolumes or snapshots, which would be lost.")
+        raise ImageError(
+            f"The btrfs of {label or file.name} has subvolumes or snapshots, which would be lost.",
+            "Use --backend loop, which keeps them.",
+        )
     # 5 is the number of the top-level file tree.
     dump = _dump(file, "-t", "5")
     try:
         return dict(_Tree(dump).walk())
     except ValueError as error:
-        raise ImageError(f"The btrfs of {file.name} holds something that cannot be kept: {error}.") from error
+        raise ImageError(f"The btrfs of {label or file.name} holds something that cannot be kept: {error}.") from error
 
 
 def _dump(file: Path, *what: str) -> bytes:

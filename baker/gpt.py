@@ -108,7 +108,8 @@ def _read_header(disk: BinaryIO, sector: int, which: str) -> _Header:
 def _read_entries(disk: BinaryIO, header: _Header, which: str) -> bytes:
     if header.entry_size != _ENTRY.size or header.entry_count > _MAX_ENTRIES:
         raise ImageError(f"The {which} partition table of {_name(disk)} has an unusual form.")
-    disk.seek(header.entries_at * SECTOR)
+    # Not every 64-bit sector number is an offset that a file can have.
+    disk.seek(min(header.entries_at * SECTOR, os.fstat(disk.fileno()).st_size))
     raw = disk.read(header.entry_count * header.entry_size)
     if len(raw) < header.entry_count * header.entry_size or zlib.crc32(raw) != header.entries_crc:
         raise ImageError(f"The {which} partition table of {_name(disk)} is damaged: its entries fail the checksum.")
