@@ -21,12 +21,12 @@ from baker import __version__
 from baker.admission import admit
 from baker.errors import EnvironmentFault, UsageError
 from baker.lock import Lock
-from baker.manifest import MANIFEST_NAME, SUMS_NAME
+from baker.manifest import RECORDS
 from baker.model import Arch, InstallTarget, Release
 from baker.printable import printable
 from baker.publish import unfinished
 from baker.request import BakeRequest, InstallTo, SysextRequest
-from baker.run import need
+from baker.run import ESSENTIAL, need
 from baker.services import Services
 from baker.sources import bakery_digest, find_config, pick_bakery_version
 from baker.sparse import file_sha256
@@ -91,7 +91,7 @@ class BakePlan:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of all files the bake will write."""
-        return (*(name for item in self.vendors for name in item.vendor.outputs), MANIFEST_NAME, SUMS_NAME)
+        return (*(name for item in self.vendors for name in item.vendor.outputs), *RECORDS)
 
     def substance(self) -> dict[str, Any]:
         """What decides the bytes of the result, and nothing else: no folders, no job counts."""
@@ -144,6 +144,7 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     cache. Raises UsageError, VerificationError, EnvironmentFault, NetworkError or ImageError naming what is wrong.
     """
     vendors = find_vendors(request.vendors, request.arch, services.vendors)
+    _check_tools()
     _check_inputs(request)
     _check_outputs(request, vendors)
     lock = request.lock
@@ -165,7 +166,6 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     )  # fmt: skip
     if lock is not None:
         lock.check_plan(plan)
-    _check_tools(plan)
     return plan
 
 
@@ -209,7 +209,7 @@ def _check_outputs(request: BakeRequest, vendors: tuple[Vendor, ...]) -> None:
         )
     leftovers = unfinished(folder)
     for vendor in vendors:
-        for name in (*vendor.outputs, MANIFEST_NAME, SUMS_NAME):
+        for name in (*vendor.outputs, *RECORDS):
             if (folder / name).exists() and folder / name not in leftovers and not request.force:
                 raise UsageError(
                     f"{folder / name} exists already.", "Bake into another --output-dir, or overwrite it with --force."
@@ -220,11 +220,9 @@ def _check_outputs(request: BakeRequest, vendors: tuple[Vendor, ...]) -> None:
                 )
 
 
-def _check_tools(plan: BakePlan) -> None:
+def _check_tools() -> None:
     """Every program the bake will start, before a byte is downloaded."""
-    tools = ["gpg"] if plan.release else []
-    tools += ["sfdisk", "blkid", "e2fsck", "resize2fs", "debugfs", "dumpe2fs", "btrfs", "qemu-img"]
-    for tool in tools:
+    for tool in ESSENTIAL:
         need(tool)
 
 

@@ -30,15 +30,14 @@ _log_file: Path | None = None
 
 # The Debian package that brings each program, for hints and `doctor`.
 PACKAGES = {
-    "gpg": "gnupg", "gpgv": "gpgv", "lbzip2": "lbzip2", "qemu-img": "qemu-utils",
+    "gpg": "gnupg", "lbzip2": "lbzip2", "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm",
-    "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "dumpe2fs": "e2fsprogs",
-    "btrfs": "btrfs-progs", "mcopy": "mtools", "mdir": "mtools",
-    "fsck.vfat": "dosfstools", "sfdisk": "fdisk", "sgdisk": "gdisk", "blkid": "util-linux",
-    "unsquashfs": "squashfs-tools", "mksquashfs": "squashfs-tools", "fsck.erofs": "erofs-utils",
-    "dump.erofs": "erofs-utils",
-    "sudo": "sudo", "grub-fstest": "grub-common",
+    "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "btrfs": "btrfs-progs",
+    "mdir": "mtools", "fsck.vfat": "dosfstools", "blkid": "util-linux", "unsquashfs": "squashfs-tools",
+    "fsck.erofs": "erofs-utils", "sudo": "sudo",
 }  # fmt: skip
+ESSENTIAL = ("gpg", "qemu-img", "debugfs", "e2fsck", "resize2fs", "btrfs", "blkid", "unsquashfs")
+"""The programs without which no bake works."""
 
 
 class CommandFailed(EnvironmentFault):

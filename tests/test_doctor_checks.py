@@ -41,9 +41,9 @@ def test_the_result_is_json_and_text(checks: dict[str, Check]) -> None:
     assert json.loads(json.dumps([item.as_dict() for item in checks.values()]))[0]["name"] in checks
     text = render(checks.values())
     assert all(name in text for name in checks)
-    missing = Check("gpgv", False, "verifies signatures", "apt-get install gpgv", essential=True)
-    assert render([missing]).splitlines()[0].startswith("MISSING  gpgv ")
-    assert "apt-get install gpgv" in render([missing])
+    missing = Check("gpg", False, "verifies signatures", "apt-get install gnupg", essential=True)
+    assert render([missing]).splitlines()[0].startswith("MISSING  gpg ")
+    assert "apt-get install gnupg" in render([missing])
 
 
 def test_what_is_missing_is_told_with_its_package(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_what_is_missing_is_told_with_its_package(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = {item["name"]: item for item in json.loads(done.stdout)}
-    assert (found["gpgv"]["ok"], found["gpgv"]["essential"]) == (False, True)
-    assert found["gpgv"]["hint"] == "On Debian: apt-get install gpgv"
+    assert (found["gpg"]["ok"], found["gpg"]["essential"]) == (False, True)
+    assert found["gpg"]["hint"] == "On Debian: apt-get install gnupg"
     assert found["debugfs"]["ok"]
     assert not found["offline backend"]["ok"]
     assert "btrfs" in found["offline backend"]["detail"]
