@@ -17,6 +17,9 @@ from baker.printable import printable
 
 _SUPERBLOCK_AT, _MAGIC = 1024, 0xEF53
 _NEEDS_RECOVERY, _EXTENTS, _LARGE_FILE, _BIGALLOC = 0x4, 0x40, 0x2, 0x200
+# Every feature up to Linux 6.1 but those that other devices, readers or writers have to know about: a journal device,
+# multiple mounts, encryption, case folding; a filesystem that is read-only for good.
+_KNOWN_INCOMPAT, _KNOWN_RO_COMPAT = 0xE6D6, 0x1A77F
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,13 @@ def read_superblock(image: Path, partition: Partition) -> Superblock:
     incompat, ro_compat = struct.unpack_from("<II", raw, 0x60)
     if struct.unpack_from("<H", raw, 0x38)[0] != _MAGIC or log_size > 6:
         raise ImageError(f"{partition.label} has no ext4 filesystem.")
+    unknown = incompat & ~_KNOWN_INCOMPAT, ro_compat & ~_KNOWN_RO_COMPAT
+    if any(unknown):
+        raise ImageError(
+            f"The ext4 of {partition.label} has features that cannot be edited here "
+            f"(incompatible 0x{unknown[0]:x}, read-only compatible 0x{unknown[1]:x}).",
+            "Use an unmodified Flatcar image.",
+        )
     if blocks << (10 + log_size) > partition.size:
         raise ImageError(f"The filesystem of {partition.label} claims more space than its partition has.")
     if incompat & _NEEDS_RECOVERY:
