@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from baker.extras import write_extras
-from baker.gather import Base, fetch_bases, gather_sysexts
+from baker.gather import fetch_bases, gather_sysexts
 from baker.images import make_images, stage_roots
 from baker.job import Job, OpenEditor
-from baker.manifest import BakeManifest, sysext_record, tool_versions, write_records
+from baker.manifest import SBOM_NAME, BakeManifest, sysext_record, tool_versions, write_records
 from baker.model import Artifact
 from baker.placing import ReadySysext, place
 from baker.plan import BakePlan
 from baker.publish import publish, tidy
+from baker.sbom import write_sbom
 from baker.services import Services
 from baker.work import WorkFolder
 
@@ -34,19 +35,24 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         stages = stage_roots(job, bases, placed.get("ROOT", []))
         artifacts = make_images(job, stages, placed.get("OEM", []))
         artifacts += write_extras(job, version)
-        manifest = _manifest(job, bases, sysexts, artifacts)
+        manifest = _manifest(job, version, sysexts, artifacts)
         with services.console.step("Publish"):
-            publish([item.path for item in artifacts] + write_records(job.out, manifest), plan.output_dir, plan.force)
+            finished = [item.path for item in manifest.outputs] + write_records(job.out, manifest)
+            publish(finished, plan.output_dir, plan.force)
     return manifest
 
 
-def _manifest(job: Job, bases: list[Base], sysexts: list[ReadySysext], artifacts: list[Artifact]) -> BakeManifest:
+def _manifest(job: Job, version: str, sysexts: list[ReadySysext], artifacts: list[Artifact]) -> BakeManifest:
+    """The record of the bake; the SBOM, which says the same in SPDX's words, is written here and in the record."""
     plan = job.plan
+    # Vendors may share an input; side by side, they come to it in any order.
+    inputs = tuple(item for _, item in sorted({(item["kind"], item["name"]): item for item in job.inputs}.items()))
+    records = tuple(sysext_record(item, plan.install_to) for item in sysexts)
+    sbom = write_sbom(job.out / SBOM_NAME, plan, version, inputs, records, artifacts)
     return BakeManifest(
-        plan_id=plan.id, version=bases[0].version, channel=plan.release.channel if plan.release else "",
+        plan_id=plan.id, version=version, channel=plan.release.channel if plan.release else "",
         arch=plan.arch, install_to=f"{plan.install_to.target}:{plan.install_to.directory}", backend=plan.backend,
-        epoch=plan.epoch, inputs=tuple(sorted(job.inputs, key=lambda item: (item["kind"], item["name"]))),
-        sysexts=tuple(sysext_record(item, plan.install_to) for item in sysexts),
+        epoch=plan.epoch, inputs=inputs, sysexts=records,
         decisions=tuple(f"{item.vendor.name}: {item.base} ({item.why})" for item in plan.vendors),
-        outputs=tuple(artifacts), tools=tool_versions(),
+        outputs=(*artifacts, sbom), tools=tool_versions(),
     )  # fmt: skip

@@ -18,7 +18,10 @@ from baker.store import StoredDisk, StoredFile
 from baker.verify import Signer
 
 MANIFEST_NAME = "bake-manifest.json"
+SBOM_NAME = "bake-sbom.spdx.json"
 SUMS_NAME = "SHA256SUMS"
+RECORDS = (SBOM_NAME, MANIFEST_NAME, SUMS_NAME)
+"""The files that every bake writes beside its images."""
 
 # The programs whose version can change the bytes of a result, and the argument that makes them tell it.
 _TOOLS = {

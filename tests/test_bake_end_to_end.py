@@ -125,7 +125,7 @@ def test_an_unprivileged_bake_gives_a_sound_image_with_the_extension_in_it(
         assert any(path.startswith("/sysext/oem-qemu-") for path in oem)
     assert table.size == 9116319744
     left = {path.name for path in (home / "out").iterdir()}
-    assert left == {*QEMU_OUTPUTS, "bake-manifest.json", "SHA256SUMS"}
+    assert left == {*QEMU_OUTPUTS, "bake-sbom.spdx.json", "bake-manifest.json", "SHA256SUMS"}
     run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=home / "out")
 
 

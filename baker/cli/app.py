@@ -14,6 +14,7 @@ COMMANDS = {
     "bake": ("baker.cli.bake", "bake", "Bake sysexts into a Flatcar image for a vendor."),
     "inspect": ("baker.cli.inspect", "inspect", "Show the partitions, release and sysexts of an image."),
     "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that its extensions merge."),
+    "verify": ("baker.cli.verify", "verify", "Check that the files of a bake are what its manifest says."),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
     "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it, without baking."),
     "cache": ("baker.cli.cache", "cache_app", "See and empty the cache of verified downloads."),
