@@ -1,0 +1,1 @@
+"""The benchmarks: what a bake costs, measured against the shell pipeline it replaces. Started by scripts/bench."""
