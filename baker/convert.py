@@ -13,7 +13,7 @@ from baker.errors import ImageError
 from baker.origin import Origin, check_qcow2, prove_edited
 from baker.qcow2 import write_qcow2
 from baker.run import Bounds, CommandFailed, run
-from baker.sparse import clone, file_sha256
+from baker.sparse import LeadingDigest, clone, file_sha256
 from baker.vendor import DiskFormat
 
 _NATIVE = DiskFormat("qcow2", (("compat", "0.10"),), compress=True)
@@ -69,17 +69,25 @@ def edits_in_place(disk: DiskFormat) -> bool:
     return disk == _NATIVE
 
 
-def encode(raw: Path, target: Path, disk: DiskFormat, jobs: int, origin: Origin | None = None) -> str:
+def encode(
+    raw: Path,
+    target: Path,
+    disk: DiskFormat,
+    jobs: int,
+    origin: Origin | None = None,
+    leading: LeadingDigest | None = None,
+) -> str:
     """Write the raw disk as `disk.format` to the new file `target`, prove that it holds the same disk, and return
     the sha256 of the file.
 
     `jobs` threads take part; the bytes do not depend on it. With `origin` (see `edits_in_place`) what `raw` lacks is
-    taken from there. A raw result takes the source over by renaming it, so `raw` is gone then.
+    taken from there. A raw result takes the source over by renaming it, so `raw` is gone then; `leading` has begun
+    its digest.
     Raises ImageError when format, size or content read back differ.
     """
     if disk.format == "raw":
         raw.rename(target)
-        return settle(target)
+        return settle(target, leading)
     if disk != _NATIVE:
         _convert(raw, target, disk)
     elif origin is None:
@@ -96,11 +104,11 @@ def encode(raw: Path, target: Path, disk: DiskFormat, jobs: int, origin: Origin 
         return digest.result()
 
 
-def settle(file: Path) -> str:
+def settle(file: Path, leading: LeadingDigest | None = None) -> str:
     """The sha256 of a finished file; meanwhile the system begins to write it to the disk."""
     with file.open("rb") as opened, ThreadPoolExecutor(1) as pool:
         pool.submit(os.fsync, opened.fileno())
-        return file_sha256(file)
+        return leading.complete(file) if leading else file_sha256(file)
 
 
 def _convert(raw: Path, target: Path, disk: DiskFormat) -> None:

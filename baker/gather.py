@@ -10,14 +10,15 @@ from baker.admission import admit
 from baker.convert import edits_in_place, image_info, to_raw
 from baker.disk import probe_fs, read_table
 from baker.errors import ImageError, UsageError, VerificationError
+from baker.gpt import read_gpt
 from baker.inspection import read_os_release
 from baker.job import Job
 from baker.model import Arch, Partition, Release
-from baker.origin import Origin, unpack_edited
+from baker.origin import Origin, first_edited, unpack_edited
 from baker.placing import ReadySysext
 from baker.plan import PlannedSysext, PlannedVendor, choose_source
 from baker.services import Services
-from baker.sparse import file_sha256
+from baker.sparse import LeadingDigest, file_sha256
 from baker.store import StoredDisk, StoredFile
 from baker.sysext import builtins_replaced, read_sysext
 from baker.sysupdate import lint_config, matches, parse_config
@@ -38,6 +39,8 @@ class Base:
     origin: Origin | None = None
     digest: str = ""
     version: str = ""
+    leading: LeadingDigest | None = None
+    """The digest of what raw results begin with: all up to the first partition that is edited."""
 
 
 def fetch_bases(job: Job) -> list[Base]:
@@ -49,8 +52,15 @@ def fetch_bases(job: Job) -> list[Base]:
     bases = []
     for source in dict.fromkeys(item.source for item in job.plan.vendors):
         base = _raw_base(job, source, tuple(item for item in job.plan.vendors if item.source == source))
-        bases.append(replace(base, version=_check_release(job, base, source)))
+        leading = _leading_digest(base)  # begun now, to be ready when the rest is
+        bases.append(replace(base, version=_check_release(job, base, source), leading=leading))
     return bases
+
+
+def _leading_digest(base: Base) -> LeadingDigest | None:
+    if not base.shared or not any(item.vendor.disk.format == "raw" for item in base.vendors):
+        return None
+    return LeadingDigest(base.path, first_edited(read_gpt(base.path)))
 
 
 def _raw_base(job: Job, source: str, vendors: tuple[PlannedVendor, ...]) -> Base:

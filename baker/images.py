@@ -17,7 +17,7 @@ from baker.model import Artifact, Injection
 from baker.oem import oem_injections
 from baker.origin import Origin
 from baker.plan import PlannedVendor
-from baker.sparse import clone
+from baker.sparse import LeadingDigest, clone
 from baker.sysext import read_sysext
 
 
@@ -30,6 +30,8 @@ class Stage:
     vendors: tuple[PlannedVendor, ...]
     origin: Origin | None = None
     """What holds the rest of the disk, when `path` has only the parts that are edited."""
+    leading: LeadingDigest | None = None
+    """The digest of what the disk begins with, if that is still what the base begins with."""
 
 
 def stage_roots(job: Job, bases: Sequence[Base], root: list[Injection]) -> list[Stage]:
@@ -47,19 +49,22 @@ def stage_roots(job: Job, bases: Sequence[Base], root: list[Injection]) -> list[
                 clone(base.path, path)
             else:
                 base.path.rename(path)
-            _prepare_root(job, path, layout, root)
-            stages.append(Stage(path, base.version, vendors, base.origin))
+            leading = None if _prepare_root(job, path, layout, root) else base.leading
+            stages.append(Stage(path, base.version, vendors, base.origin, leading))
     return stages
 
 
-def _prepare_root(job: Job, path: Path, layout: str, root: list[Injection]) -> None:
+def _prepare_root(job: Job, path: Path, layout: str, root: list[Injection]) -> bool:
+    """Bring a disk to its layout and edit its ROOT; returns whether its partition table changed."""
     table = read_table(path)
     size = layout_size(layout, table)
-    if size.root > table.get("ROOT").size:
+    grows = size.root > table.get("ROOT").size
+    if grows:
         with job.console.step(f"Grow ROOT to the {layout} layout"):
             grow_root(path, size.root, size.disk, job.work)
     with job.console.step("Put the extensions into ROOT"), job.open_editor(path, job.work, job.plan.epoch) as editor:
         editor.apply("ROOT", root)
+    return grows
 
 
 def make_images(job: Job, stages: Sequence[Stage], oem: list[Injection]) -> list[Artifact]:
@@ -96,7 +101,7 @@ def _make_image(job: Job, stage: Stage, item: PlannedVendor, raw: Path, oem: lis
         check_filesystems(raw, read_table(raw), ["ROOT", "OEM"], job.work)
     target = job.out / vendor.image
     with job.console.step(f"{vendor.name}: write {vendor.image}"):
-        digest = encode(raw, target, vendor.disk, job.plan.jobs, stage.origin)
+        digest = encode(raw, target, vendor.disk, job.plan.jobs, stage.origin, stage.leading)
     return Artifact(target, vendor.disk.format, target.stat().st_size, digest, vendor.name)
 
 

@@ -115,6 +115,11 @@ def _unedited(table: DiskTable) -> Iterator[range]:
             yield range(first, end)
 
 
+def first_edited(table: DiskTable) -> int:
+    """Where on the disk the first partition that bakes edit begins, in bytes; what is before it stays as it is."""
+    return min(table.get(label).offset for label in _EDITED)
+
+
 def _gaps(kept: Iterable[range], count: int) -> Iterator[range]:
     """What of so many clusters is not kept."""
     done = 0

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,25 +169,57 @@ def content_digest(path: Path) -> str:
 def file_sha256(path: Path) -> str:
     """The ordinary sha256 of a file; holes are hashed from memory, not read."""
     digest = hashlib.sha256()
-    zeros = bytes(1 << 20)
     with path.open("rb") as file:
-        fd = file.fileno()
-        size = os.fstat(fd).st_size
-        position = 0
-        for begin, length in data_extents(fd):
-            _hash_zeros(digest, begin - position, zeros)
-            position = begin
-            while position < begin + length:
-                stopping.check()
-                chunk = os.pread(fd, min(1 << 20, begin + length - position), position)
-                digest.update(chunk)
-                position += len(chunk)
-        _hash_zeros(digest, size - position, zeros)
+        _hash_range(digest, file.fileno(), 0, os.fstat(file.fileno()).st_size)
     return digest.hexdigest()
 
 
-def _hash_zeros(digest: hashlib._Hash, count: int, zeros: bytes) -> None:
+class LeadingDigest:
+    """The sha256 of a file that is still to be made, of which the first `length` bytes are those of `source`.
+
+    A thread hashes them at once; a digest of gigabytes of zeros takes seconds, and cannot be split.
+    """
+
+    def __init__(self, source: Path, length: int) -> None:
+        self._source, self._length = source, length
+        self._digest = hashlib.sha256()
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._lead, name="leading digest", daemon=True)
+        self._thread.start()
+
+    def complete(self, file: Path) -> str:
+        """The sha256 of `file`, now that it is finished. If it does not begin as it should, the digest is not its own,
+        so a check of it fails. May be called for several files. Raises OSError."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        digest = self._digest.copy()
+        with file.open("rb") as rest:
+            _hash_range(digest, rest.fileno(), self._length, os.fstat(rest.fileno()).st_size)
+        return digest.hexdigest()
+
+    def _lead(self) -> None:
+        try:
+            with self._source.open("rb") as file:
+                _hash_range(self._digest, file.fileno(), 0, self._length)
+        except OSError as failure:
+            self._failure = failure
+
+
+def _hash_range(digest: hashlib._Hash, fd: int, start: int, end: int) -> None:
+    position = start
+    for begin, length in data_extents(fd, start, end):
+        _hash_zeros(digest, begin - position)
+        position = begin
+        while position < begin + length:
+            chunk = os.pread(fd, min(1 << 20, begin + length - position), position)
+            digest.update(chunk)
+            position += len(chunk)
+    _hash_zeros(digest, end - position)
+
+
+def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
+    zeros = bytes(min(count, 1 << 20))
     while count > 0:
-        stopping.check()
         digest.update(zeros[: min(count, len(zeros))])
         count -= len(zeros)

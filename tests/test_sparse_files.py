@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from baker.sparse import BLOCK, SparseWriter, clone, content_digest, copy_extents, data_extents, file_sha256, punch
+from baker.sparse import (
+    BLOCK,
+    LeadingDigest,
+    SparseWriter,
+    clone,
+    content_digest,
+    copy_extents,
+    data_extents,
+    file_sha256,
+    punch,
+)
 
 PIECES = [
     b"",
@@ -86,6 +96,24 @@ def test_digests_see_content_and_not_sparseness(tmp_path: Path) -> None:
         writer.finish()
     assert content_digest(dense) == content_digest(sparse)
     assert file_sha256(dense) == file_sha256(sparse) == hashlib.sha256(data).hexdigest()
+
+
+def test_a_digest_can_begin_before_the_file_is_finished(tmp_path: Path) -> None:
+    source, made = tmp_path / "source", tmp_path / "made"
+    beginning = os.urandom(100) + bytes(3 * BLOCK) + os.urandom(BLOCK)
+    source.write_bytes(beginning + b"the source's own rest")
+    leading = LeadingDigest(source, len(beginning))
+    for rest in (b"", b"an edited rest", bytes(2 * BLOCK) + b"end"):
+        made.write_bytes(beginning + rest)
+        assert leading.complete(made) == file_sha256(made)
+    made.write_bytes(b"x" + beginning[1:])
+    assert leading.complete(made) != file_sha256(made)
+
+
+def test_a_source_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"abc")
+    with pytest.raises(FileNotFoundError):
+        LeadingDigest(tmp_path / "none", 2).complete(tmp_path / "made")
 
 
 def test_digests_differ_when_data_moves_or_the_size_changes(tmp_path: Path) -> None:
