@@ -6,6 +6,8 @@ an image are not to be trusted: output that may hold them is parsed by a grammar
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from baker import run
 from baker.e2fs import alias, first_lines
-from baker.errors import ImageError
+from baker.errors import EnvironmentFault, ImageError
 from baker.inject import kind_of
 from baker.model import Partition
 
@@ -99,7 +101,8 @@ class Debugfs:
     """Runs batches of debugfs commands on one partition of an image.
 
     `folder` must be an empty one of our own; it is the working directory of debugfs, so that commands name host
-    files by plain relative names. Anything debugfs says on stderr raises DebugfsRefused.
+    files by plain relative names. Anything debugfs says on stderr raises DebugfsRefused, and EnvironmentFault when
+    it is about the host's space.
     """
 
     def __init__(self, image: Path, partition: Partition, folder: Path, epoch: int) -> None:
@@ -124,6 +127,10 @@ class Debugfs:
         argv = ["debugfs", *options, "-f", script.name, self._device]
         done = run.run(argv, cwd=self.folder, ok=(0, 1), bounds=self._bounds)
         complaints = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("debugfs 1."))
+        if os.strerror(errno.ENOSPC) in complaints:  # of the host; a full filesystem in the image has other words
+            raise EnvironmentFault(
+                f"There is no space left where {self._label} is edited.", "Free some, or choose another --output-dir."
+            )
         if complaints or done.status:
             raise DebugfsRefused(f"debugfs could not edit {self._label}: {first_lines(complaints)}")
         return done.stdout
