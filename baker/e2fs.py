@@ -47,7 +47,7 @@ def read_superblock(image: Path, partition: Partition) -> Superblock:
     """
     with image.open("rb") as disk:
         disk.seek(partition.offset + _SUPERBLOCK_AT)
-        raw = disk.read(1024)
+        raw = disk.read(1024).ljust(1024, b"\0")
     inodes_free, log_size = struct.unpack_from("<I", raw, 0x10)[0], struct.unpack_from("<I", raw, 0x18)[0]
     blocks, free = (
         struct.unpack_from("<I", raw, low)[0] | struct.unpack_from("<I", raw, high)[0] << 32

@@ -309,7 +309,7 @@ def parse_status(json_text: str, table: str) -> dict[str, tuple[str, ...]]:
     try:
         rows = json.loads(json_text)
         return {row["hierarchy"]: _names(row["extensions"]) for row in rows}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return _parse_table(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
@@ -116,15 +117,19 @@ def total_size(response: Response) -> int | None:
     """The size of the whole file, from Content-Range or Content-Length."""
     if "Content-Range" in response.headers:
         return _content_range(response)[1]
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    return _number(response.headers.get("Content-Length", ""))
 
 
 def _content_range(response: Response) -> tuple[int, int | None]:
     """(first byte, size of the whole file) of a Content-Range; (-1, None) when there is none that can be read."""
     unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
     span, _, total = rest.partition("/")
-    begin = span.partition("-")[0]
+    begin = _number(span.partition("-")[0])
     if unit != "bytes":
         return -1, None
-    return int(begin) if begin.isdigit() else -1, int(total) if total.isdigit() else None
+    return -1 if begin is None else begin, _number(total)
+
+
+def _number(text: str) -> int | None:
+    """A count of bytes; None where it is none, or none that a file can have."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None

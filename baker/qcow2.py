@@ -345,7 +345,7 @@ def _aligned(offset: int) -> int:
 
 def _read_table(fd: int, offset: int, count: int) -> array[int]:
     """A table of 64-bit numbers; shorter where the file ends."""
-    raw = os.pread(fd, count * 8, offset)
+    raw = os.pread(fd, count * 8, offset) if offset < 1 << 63 else b""
     table: array[int] = array("Q", raw[: len(raw) - len(raw) % 8])
     if sys.byteorder == "little":
         table.byteswap()

@@ -86,7 +86,7 @@ def parse_sysext(word: str, fetch: bool) -> SysextRequest:
             )
         return SysextRequest(validate_name(name), version=version)
     validate_name(name)
-    if not file:
+    if not file or "\0" in file:  # NUL can come from a bake.toml
         raise UsageError(f"{word!r} names no file after the colon.", f"Write {name}:FILE.")
     if file.startswith(("http://", "https://")):
         url, mark, digest = file.partition("#sha256=")

@@ -25,7 +25,7 @@ def load_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or as many brackets
         raise UsageError(f"{path} is not valid TOML: {error}.") from error
 
 
@@ -47,12 +47,14 @@ class Table:
         value = self._values.pop(key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UsageError(f"{self._where}: {key} must be a {kind.__name__}, not {value!r}.")
+        if kind is str and "\0" in str(value):
+            raise UsageError(f"{self._where}: {key} has a NUL character in it.")
         return value
 
     def strings(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """A list of strings."""
         items = self.take(key, list, None if default is None else list(default))
-        if not all(isinstance(item, str) for item in items):
+        if not all(isinstance(item, str) and "\0" not in item for item in items):
             raise UsageError(f"{self._where}: {key} must be a list of strings.")
         return tuple(items)
 

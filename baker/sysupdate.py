@@ -119,8 +119,7 @@ def lint_config(data: bytes, name: str) -> str:
 def _lint_source(config: TransferConfig) -> str:
     if config.source_type != "url-file":
         return f"its source is of the type {config.source_type or 'nothing'!r} instead of 'url-file'"
-    url = urlsplit(config.source_path)
-    if url.scheme != "https" or not url.hostname or url.username is not None or url.query or url.fragment:
+    if not _is_plain_https(config.source_path):
         return f"its source {config.source_path!r} is not a plain https address"
     if not config.source_patterns:
         return "it has no MatchPattern"
@@ -128,6 +127,15 @@ def _lint_source(config: TransferConfig) -> str:
         if not _PLAIN_PATTERN.fullmatch(pattern) or pattern.count("@v") != 1:
             return f"its MatchPattern {pattern!r} is not a plain file name with one @v"
     return ""
+
+
+def _is_plain_https(address: str) -> bool:
+    try:
+        url = urlsplit(address)
+    except ValueError:  # a bracket that is not closed, and the like
+        return False
+    plain = url.username is None and not url.query and not url.fragment
+    return url.scheme == "https" and bool(url.hostname) and plain
 
 
 def _lint_target(config: TransferConfig, name: str) -> str:
