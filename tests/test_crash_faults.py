@@ -1,4 +1,4 @@
-"""Disks that fill up, caches that cannot be written, mirrors that misbehave, bakes that race: whole bakes, real faults.
+"""Whole bakes among real faults: full disks, caches that cannot be written, odd mirrors, bakes that race.
 
 Small and read-only filesystems are mounted in a mount namespace of the bake alone, so they vanish with it.
 """
@@ -6,7 +6,6 @@ Small and read-only filesystems are mounted in a mount namespace of the bake alo
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import ssl
 import subprocess
@@ -19,7 +18,6 @@ from pathlib import Path
 import pytest
 from cli import flatcar_bake
 from disks import MIB, tool
-from kills import Ground
 from servers import Fault, Handler, MirrorServer, setting
 from tiny import BOTH_VENDORS, GENERIC, PACKED, VENDOR_IMAGE, TinyRelease, tiny_disk, tiny_release, tiny_sysext
 
@@ -77,7 +75,7 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *sentences: str) 
 
 
 def with_mount(folder: Path, *words: str | Path) -> tuple[str, ...]:
-    """What goes before a command so that it sees `mount WORDS… folder`; what it left there is listed in folder.left."""
+    """What goes before a command so that it sees `mount WORDS… folder`, and what it leaves there is listed."""
     script = 'mount "${@:2:$1}" "$0" && { "${@:$1 + 2}"; status=$?; ls -A "$0" > "$0.left"; exit $status; }'
     return ("unshare", "--mount", "bash", "-c", script, str(folder), str(len(words)), *map(str, words))
 
@@ -296,7 +294,7 @@ def test_two_bakes_at_once_with_force_do_not_mix_their_results(
     out: Path, tools: str, disk: Path, tmp_path: Path
 ) -> None:
     other = f"other:{tiny_sysext(tmp_path, 'other')}"
-    for _ in range(3):
+    for _ in range(2):
         with ThreadPoolExecutor(2) as pool:
             ended = list(
                 pool.map(lambda sysext: flatcar_bake("--image", disk, "--force", "-o", out, sysext), (tools, other))
