@@ -31,6 +31,7 @@ _TABLES: dict[str, Callable[[cases.Bench], dict[str, Case]]] = {
     "floor": cases.floor,
     "cold": cases.cold,
     "warm": cases.warm,
+    "digest": cases.digest,
     "encoders": cases.encoders,
     "backends": cases.backends,
 }

@@ -114,6 +114,8 @@ def _curve(name: str, curve: Mapping[int, Case]) -> str:
     points = [(number, case.seconds) for number, case in curve.items()]
     title, unit = CURVES[name]
     table = _table((unit, "seconds", "exponent since the row before", "CPU s", "memory MB", "disk MB"), rows)
+    runs = max(len(case.runs) for case in curve.values())
+    title += f" Runs: {runs}."
     return "\n".join([f"**{title}** From first to last: exponent {_slope(points[0], points[-1]):.2f}.", "", *table])
 
 
