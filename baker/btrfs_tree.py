@@ -7,7 +7,6 @@ output it knows to the letter; on-disk structures: btrfs documentation, "On-disk
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,11 +15,10 @@ from uuid import UUID
 
 from baker import run
 from baker.errors import ImageError
-from baker.inject import kind_of
+from baker.inject import is_too_deep, kind_of
 from baker.printable import printable
 
 _SUPERBLOCK_AT, _SECTOR, _MAGIC = 64 << 10, 4096, b"_BHRfS_M"
-_PATH_MAX = 4096
 _TOP = 256  # the inode of a subvolume's root directory
 _ITEM = re.compile(rb"^\titem \d+ key \(([^)\n]*)\) itemoff \d+ itemsize \d+\n", re.MULTILINE)
 _END = rb"(?:\n|\Z)(?:leaf |node |\Z)"  # what may follow the last line of an item: nothing, or the next tree block
@@ -156,8 +154,8 @@ class _Tree:
                 entry = self._inodes.get(number)
                 if entry is None:
                     raise ValueError(f"an entry without an inode ({printable(path)!r})")
-                if len(os.fsencode(path)) >= _PATH_MAX:  # each entry repeats all the names above it
-                    raise ValueError("folders in folders in folders, deeper than any system can open")
+                if is_too_deep(path):
+                    raise ValueError("folders nested deeper than any system needs")
                 xattrs = frozenset(self._xattrs.get(number, ()))
                 yield path, replace(entry, xattrs=xattrs)
                 if entry.kind != "directory":

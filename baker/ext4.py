@@ -19,6 +19,7 @@ from baker.inject import (
     check_space,
     check_written,
     expected_nodes,
+    is_too_deep,
     kind_of,
     plan_work,
     usable_bytes,
@@ -31,7 +32,6 @@ _FAST_FROM = 16 << 20  # bytes; below this debugfs's own `write` is as fast
 _LARGE_FILE = 1 << 31
 _DUMP_FILES, _DUMP_BYTES = 500, 256 << 20
 _EMPTY = "empty"
-_PATH_MAX = 4096
 
 
 class Ext4:
@@ -74,8 +74,8 @@ class Ext4:
         found = {"/" + under.strip("/"): top}
         level = dict(found)
         while level := {path: entry for path, entry in level.items() if entry.kind == "directory"}:
-            if any(len(path) >= _PATH_MAX for path in level):  # each entry repeats all the names above it
-                raise ImageError(f"{self._partition.label} has folders deeper than any system can open.")
+            if any(map(is_too_deep, level)):
+                raise ImageError(f"{self._partition.label} has folders nested deeper than any system needs.")
             listings = self._debugfs.listing([entry.inode for entry in level.values()])
             level = {
                 f"{path.rstrip('/')}/{entry.name.decode('utf-8', 'surrogateescape')}": entry

@@ -21,6 +21,7 @@ BLOCK = 4096
 """The allocation unit that space is counted in: the block size of Flatcar's filesystems."""
 
 _NAME_MAX, _PATH_MAX = 255, 4095
+_DEPTH_MAX = 256
 _MODE_MAX, _ID_MAX = 0o7777, 0xFFFF_FFFE
 _PRIVILEGED = 0o6000  # setuid and setgid
 
@@ -79,6 +80,14 @@ def parents(path: str) -> list[str]:
     """The directories above an absolute path, outermost first, without the root: /a/b/c gives [/a, /a/b]."""
     names = path.split("/")[1:-1]
     return ["/" + "/".join(names[: count + 1]) for count in range(len(names))]
+
+
+def is_too_deep(path: str) -> bool:
+    """Whether a path in an image is longer than any system can open, or has more than 256 names.
+
+    A tree of such paths is made to do harm: every path repeats all names above it, and tools descend by recursion.
+    """
+    return len(path.encode("utf-8", "surrogateescape")) > _PATH_MAX or path.count("/") > _DEPTH_MAX
 
 
 def kind_of(mode: int) -> str:

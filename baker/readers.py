@@ -16,6 +16,7 @@ from pathlib import Path
 from baker.debugfs import Debugfs
 from baker.debugfs import Inode as InodeOfExt
 from baker.erofs import Damaged, ErofsReader, Inode, Unsupported
+from baker.inject import is_too_deep
 from baker.model import Node, Partition
 from baker.run import Bounds, CommandFailed, check_killed, run, spawn
 
@@ -37,8 +38,8 @@ class Tree:
             raise Damaged(f"is damaged: it has a file named {name!r}")
         if node.path in self.nodes:
             raise Damaged(f"is damaged: {node.path!r} is there twice")
-        if len(os.fsencode(node.path)) >= _PATH_MAX:  # each entry of a deep tree repeats all the names above it
-            raise Damaged(f"has a path of more than {_PATH_MAX} bytes, which no system can open")
+        if is_too_deep(node.path):
+            raise Damaged("nests folders deeper than any sysext needs")
         if len(self.nodes) >= MAX_ENTRIES:
             raise Damaged(f"has more than {MAX_ENTRIES} files, which no sysext needs")
         self.nodes[node.path] = node

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from disks import DISK_BYTES, LAYOUTS, MIB, SECTOR, make_disk, make_root, offset, put, tool
+from disks import DISK_BYTES, LAYOUTS, MIB, SECTOR, make_disk, make_oem, make_root, offset, put, tool
 from forgeries import crc32c
 from loops import assert_nothing_left, debugfs, needs_loop
 
@@ -179,6 +179,30 @@ def test_odd_names_neither_hinder_nor_mislead(open_editor: Open, disk: Path, hos
         tree = editor.tree("ROOT")
     assert {name: tree[name].sha256 for name in names} == dict.fromkeys(names, hashlib.sha256(b"kept").hexdigest())
     assert tree["/etc/extensions/demo.raw"].symlink == "/opt/extensions/demo/demo.raw"
+
+
+@pytest.mark.parametrize("name", ["d", "d" * 250])
+def test_folders_are_not_followed_down_for_ever(disk: Path, host: Path, work: Path, name: str) -> None:
+    """A path that no system needs is refused before its likes fill the memory; a bake need not look there."""
+    debugfs(disk, ROOT, *(step for _ in range(300 if name == "d" else 17) for step in (f"mkdir {name}", f"cd {name}")))
+    with OfflineEditor(disk, work, 0) as editor:
+        with pytest.raises(ImageError, match="nested deeper than any system needs"):
+            editor.tree("ROOT")
+        editor.apply("ROOT", ENTRIES)
+        assert editor.read("ROOT", ENTRIES[0].path) == b"an extension"
+
+
+@needs_loop
+def test_the_helper_does_not_follow_them_either(disk: Path, host: Path, work: Path, helper: Helper) -> None:
+    debugfs(disk, ROOT, *(step for _ in range(17) for step in (f"mkdir {'d' * 250}", f"cd {'d' * 250}")))
+    with LoopEditor(disk, work, 0, helper) as editor, pytest.raises(ImageError, match="too large to list"):
+        editor.tree("ROOT")
+
+
+def test_folders_of_a_btrfs_are_not_restored_for_ever(disk: Path, host: Path, work: Path) -> None:
+    put(disk, "old", "OEM", make_oem(work / "oem", LAYOUTS["old"]["OEM"][1] * SECTOR, {"/d" * 300: None}))
+    with OfflineEditor(disk, work, 0) as editor, pytest.raises(ImageError, match=r"btrfs of OEM .* nested deeper"):
+        editor.tree("OEM")
 
 
 # Filesystems that are full, in use, damaged, unknown or none
