@@ -208,7 +208,8 @@ def _release_devices(folder: Path) -> list[str]:
         for target in mounts.text.splitlines():
             run(["umount", target])
             released.append(f"mount {target}")
-        run(["losetup", "--detach", loop])
+        if (loop, file) in _loop_devices():  # some clear themselves with their last mount
+            run(["losetup", "--detach", loop])
         released.append(f"loop device {loop} on {file}")
     return released
 

@@ -24,8 +24,7 @@ _waiting = 0  # the signal that came meanwhile
 class Stopped(BaseException):
     """A signal asked us to end; it unwinds the whole stack, so that everything is cleaned up.
 
-    Not a KeyboardInterrupt, which typer would turn into an exit code of its own. `number` is the signal's, 0 in
-    threads other than the main one.
+    Not a KeyboardInterrupt, which typer would turn into an exit code of its own. `number` is the signal's.
     """
 
     def __init__(self, number: int) -> None:
@@ -62,12 +61,12 @@ def told(process: Popen[bytes]) -> Iterator[None]:
 
 
 def check() -> None:
-    """For loops that may run for long in another thread: raises Stopped there once the process is to end.
+    """For loops that may run for long: ends a thread (by SystemExit) once the process is to end.
 
     The main thread needs no telling, and its cleanup must not be hindered.
     """
     if _asked.is_set() and threading.current_thread() is not threading.main_thread():
-        raise Stopped(0)
+        raise SystemExit
 
 
 @contextmanager
