@@ -177,7 +177,7 @@ def test_several_sysexts_and_vendors_in_one_bake_with_a_plus_in_a_name(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     manifest = json.loads(done.stdout)
-    assert {item["file"] for item in manifest["outputs"]} == {GENERIC_IMAGE, *QEMU_OUTPUTS}
+    assert {item["file"] for item in manifest["outputs"]} == {GENERIC_IMAGE, *QEMU_OUTPUTS, "bake-sbom.spdx.json"}
     assert [item["sysupdate_config"] for item in manifest["sysexts"]] == ["wasmtime.conf", "hello-v1.0.conf"]
     for image in (tmp_path / GENERIC_IMAGE, raw_of(tmp_path / QEMU_IMAGE, tmp_path)):
         with OfflineEditor(image, tmp_path, 0) as editor:

@@ -52,7 +52,8 @@ def test_the_launcher_script_starts_the_image(stand_in: Path, tmp_path: Path) ->
     subprocess.run(["sh", "-n", script], check=True)
     assert "-i FILE" in subprocess.run([script, "-h"], capture_output=True, text=True, check=True).stdout
     with subprocess.Popen(
-        [script, "-t", "-m", "1024", "-p", "0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [script, "-t", "-m", "1024", "-p", "0"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"VM_CPUS": "2"},
     ) as machine:  # fmt: skip
         try:
