@@ -212,6 +212,7 @@ def _hash_range(digest: hashlib._Hash, fd: int, start: int, end: int) -> None:
         _hash_zeros(digest, begin - position)
         position = begin
         while position < begin + length:
+            stopping.check()
             chunk = os.pread(fd, min(1 << 20, begin + length - position), position)
             digest.update(chunk)
             position += len(chunk)
@@ -221,5 +222,6 @@ def _hash_range(digest: hashlib._Hash, fd: int, start: int, end: int) -> None:
 def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
     zeros = bytes(min(count, 1 << 20))
     while count > 0:
+        stopping.check()
         digest.update(zeros[: min(count, len(zeros))])
         count -= len(zeros)
