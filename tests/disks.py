@@ -61,7 +61,7 @@ _GUIDS = {"USR-A": USR_A_GUID, "USR-B": USR_B_GUID}
 def make_disk(
     path: Path, layout: str = "old", root_files: Files | None = None, oem_files: Files | None = None
 ) -> Path:
-    """Create a sparse raw disk at `path` with the base layout of a generation ("old" or "new"), or "tiny"; returns `path`.
+    """Create a sparse raw disk at `path` with the base layout of a generation ("old", "new"), or "tiny".
 
     ROOT gets boot/, usr/, oem/, lost+found and `root_files`; OEM a grub.cfg and `oem_files`; the ESP `ESP_FILES`;
     USR-A starts with `USR_DATA`.
