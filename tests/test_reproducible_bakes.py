@@ -68,19 +68,21 @@ def test_root_and_nobody_bake_the_same_bytes_from_one_lock(env, caches, tmp_path
         lock.chmod(0o644)
         by_nobody = elsewhere / "a much longer" / "path"
         usual = os.umask(0o077)
-        second = flatcar_bake(
-            *words, "--fetch", "--locked", "-o", by_nobody, "--jobs", "1", SYSEXT, cwd=elsewhere,
-            env=env | {
-                "HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home / "cache"),
-                "TZ": "Asia/Kathmandu", "LANG": "de_DE.UTF-8", "LC_ALL": "C",
-                "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
-            },
-            prefix=(
-                "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs",
-                "--inh-caps=-all", "--bounding-set=-all",
-            ),
-        )  # fmt: skip
-        os.umask(usual)
+        try:
+            second = flatcar_bake(
+                *words, "--fetch", "--locked", "-o", by_nobody, "--jobs", "1", SYSEXT, cwd=elsewhere,
+                env=env | {
+                    "HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home / "cache"),
+                    "TZ": "Asia/Kathmandu", "LANG": "de_DE.UTF-8", "LC_ALL": "C",
+                    "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+                },
+                prefix=(
+                    "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs",
+                    "--inh-caps=-all", "--bounding-set=-all",
+                ),
+            )  # fmt: skip
+        finally:
+            os.umask(usual)
         assert second.returncode == 0, second.stderr
         for image in images:
             assert file_sha256(by_nobody / image) == file_sha256(by_root / image)
