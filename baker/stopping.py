@@ -40,20 +40,31 @@ def handle(number: int, _frame: FrameType | None) -> None:
         signal.signal(name, signal.SIG_IGN)
     _asked.set()
     for process in list(_programs):
-        try:
-            process.terminate()
-        except OSError:
-            pass  # another user's, such as sudo: the end of its pipe will tell it
+        _end(process)
     if _unbroken:
         _waiting = number
     else:
         raise Stopped(number)
 
 
+def _must_end() -> bool:
+    """Whether the thread we are in must end. The main one needs no telling, and its cleanup must not be hindered."""
+    return _asked.is_set() and threading.current_thread() is not threading.main_thread()
+
+
+def _end(process: Popen[bytes]) -> None:
+    try:
+        process.terminate()
+    except OSError:
+        pass  # another user's, such as sudo: the end of its pipe will tell it
+
+
 @contextmanager
 def told(process: Popen[bytes]) -> Iterator[None]:
     """Let a program that runs during the block be told to end as well, so that no thread waits for it."""
     _programs.add(process)
+    if _must_end():
+        _end(process)  # it was started while the signal came
     try:
         yield
     finally:
@@ -61,11 +72,8 @@ def told(process: Popen[bytes]) -> Iterator[None]:
 
 
 def check() -> None:
-    """For loops that may run for long: ends a thread (by SystemExit) once the process is to end.
-
-    The main thread needs no telling, and its cleanup must not be hindered.
-    """
-    if _asked.is_set() and threading.current_thread() is not threading.main_thread():
+    """For loops that may run for long: ends a thread (by SystemExit) once the process is to end."""
+    if _must_end():
         raise SystemExit
 
 
