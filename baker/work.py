@@ -118,12 +118,23 @@ def _is_stale(entry: Path) -> bool:
 
 def remove(folder: Path) -> bool:
     """Remove a work folder as far as possible; whether it is gone. Links inside are removed, never followed."""
-    if not folder.is_symlink() and folder.is_dir():
-        # The lock goes last: if we are killed meanwhile, the rest would look like a folder that was kept.
-        for entry in folder.iterdir():
+    if not folder.is_symlink():
+        # The lock goes last: without it, what is left if we fail or are killed would look like a folder that was kept.
+        for entry in _entries(folder):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             elif entry.name != LOCK_NAME:
-                entry.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+                try:
+                    entry.unlink()
+                except OSError:
+                    pass  # gone, or not ours to remove, which the look below tells
+        if all(entry.name == LOCK_NAME for entry in _entries(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
     return not os.path.lexists(folder)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from baker.errors import EnvironmentFault
-from baker.work import LOCK_NAME, PREFIX, WorkFolder, remove, stale
+from baker.work import LOCK_NAME, PREFIX, WorkFolder, remove, scratch, stale
 
 _HOLD = (
     "import sys, time; from pathlib import Path; from baker.work import WorkFolder\n"
@@ -62,6 +63,52 @@ def test_links_and_strangers_are_not_stale(tmp_path: Path) -> None:
     (tmp_path / f"{PREFIX}full" / "file").touch()
     assert stale(tmp_path) == []
     assert stale(tmp_path / "absent") == []
+
+
+def test_a_newborn_folder_without_its_holders_lock_is_not_stale(tmp_path: Path) -> None:
+    """Between making the lock file and taking the lock, another bake may look."""
+    folder = tmp_path / f"{PREFIX}born"
+    folder.mkdir()
+    (folder / LOCK_NAME).touch()
+    assert stale(tmp_path) == []
+    os.utime(folder, (0, 0))
+    assert stale(tmp_path) == [folder]
+
+
+def test_what_others_lay_out_in_a_folder_for_everybody_is_not_stale(tmp_path: Path) -> None:
+    foreign, pipe = tmp_path / f"{PREFIX}foreign", tmp_path / f"{PREFIX}pipe"
+    for folder in (foreign, pipe):
+        folder.mkdir()
+    (foreign / LOCK_NAME).write_text("1")
+    os.chown(foreign, 12345, 12345)
+    os.mkfifo(pipe / LOCK_NAME)
+    assert stale(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_removed_as_a_whole_keeps_its_lock(tmp_path: Path) -> None:
+    """Otherwise the rest would look like a folder that was kept on purpose, for ever."""
+    with WorkFolder(tmp_path) as work:
+        (work / "file").touch()
+        (work / "deep").mkdir()
+        (work / "deep" / "resists").touch()
+        subprocess.run(["chattr", "+i", work / "deep" / "resists"], check=True)
+        assert not remove(work)
+        assert sorted(path.name for path in work.iterdir()) == ["deep", LOCK_NAME]
+        subprocess.run(["chattr", "-i", work / "deep" / "resists"], check=True)
+        assert remove(work)
+
+
+def test_scratch_folders_of_the_dead_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", _HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        dead = Path(process.stdout.readline().strip())
+        with scratch() as mine:
+            assert dead.exists() and mine.parent == tmp_path
+        process.kill()
+    with scratch():
+        assert not dead.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_old_folder_whose_owner_died_before_locking_it_is_stale(tmp_path: Path) -> None:
