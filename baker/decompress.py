@@ -20,13 +20,15 @@ from subprocess import PIPE, Popen
 from typing import IO, Protocol
 
 from baker.errors import BakeError, ImageError
-from baker.run import CommandFailed, find, spawn
+from baker.run import Bounds, CommandFailed, find, spawn
 from baker.sparse import SparseWriter
 
 LARGEST_IMAGE = 64 << 30
 """The most bytes a file may unpack to; Flatcar's largest layout has 30 GiB."""
 
 _CHUNK = 1 << 20
+# It decodes while the signature is still being checked. It has a thread for every core, all of which count.
+_BOUNDS = Bounds(memory=256 << 30, cpu_seconds=3600)
 
 
 class Decoder(Protocol):
@@ -254,7 +256,7 @@ class _Lbzip2:
 def _lbzip2(writer: SparseWriter, name: str) -> Iterator[_Lbzip2]:
     with (
         tempfile.TemporaryFile() as prose,
-        spawn(["lbzip2", "-d", "-c"], stdin=PIPE, stdout=PIPE, stderr=prose) as process,
+        spawn(["lbzip2", "-d", "-c"], stdin=PIPE, stdout=PIPE, stderr=prose, bounds=_BOUNDS) as process,
     ):
         decoder = _Lbzip2(process, writer, name, prose)
         try:

@@ -75,8 +75,8 @@ class Bounds:
 
     writable: tuple[Path, ...] = ()
     """Files and folders that it may change, where the kernel has Landlock; everything else it may only read."""
-    memory: int = 4 << 30
-    """Address space."""
+    memory: int = 8 << 30
+    """Address space; every thread of a program takes its share, used or not."""
     cpu_seconds: int = 600
     file_size: int = 1 << 40
     output: int = 256 << 20
@@ -138,12 +138,32 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env | dict(extra or {})
 
 
-def _command(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
+def _command(argv: Sequence[str | os.PathLike[str]], bounds: Bounds | None) -> list[str]:
     words = [os.fspath(word) for word in argv]
-    words[0] = need(words[0])
+    words = [*(_limiting(bounds) if bounds else []), need(words[0]), *words[1:]]
     setpriv = find("setpriv")
     # An own process group is not enough: SIGKILL to us reaches no child. The kernel's parent-death signal does.
     return [setpriv, "--pdeathsig", "KILL", "--", *words] if setpriv else words
+
+
+def _limiting(bounds: Bounds) -> list[str]:
+    """The words that set resource limits before a command; where ours are lower already, they stay."""
+    prlimit = find("prlimit")
+    if prlimit is None:
+        return []
+    words = [prlimit, "--core=0"]
+    for option, kind, most in (
+        ("as", resource.RLIMIT_AS, bounds.memory), ("cpu", resource.RLIMIT_CPU, bounds.cpu_seconds),
+        ("fsize", resource.RLIMIT_FSIZE, bounds.file_size),
+    ):  # fmt: skip
+        # The kernel kills at the hard limit of CPU time, so that is later: a kill is somebody else's.
+        wanted = most, most + (kind == resource.RLIMIT_CPU)
+        soft, hard = (
+            most if own == resource.RLIM_INFINITY else min(most, own)
+            for most, own in zip(wanted, resource.getrlimit(kind), strict=True)
+        )
+        words.append(f"--{option}={soft}:{hard}")
+    return [*words, "--"]
 
 
 def _log(words: Sequence[str], status: int | None, stderr: str) -> None:
@@ -193,7 +213,7 @@ def _started(
     argv: Sequence[str | os.PathLike[str]], bounds: Bounds | None, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a program within `bounds`. The block must see to its end."""
-    command = _command(argv)
+    command = _command(argv, bounds)
     stopping.check()
     if bounds is None:
         process = subprocess.Popen(command, **options)
@@ -209,12 +229,6 @@ def _started(
     # the parent-death signal comes when it ends.
     with ThreadPoolExecutor(1) as thread:
         process = thread.submit(start).result()
-        for kind, most in (
-            (resource.RLIMIT_AS, bounds.memory), (resource.RLIMIT_CPU, bounds.cpu_seconds),
-            (resource.RLIMIT_FSIZE, bounds.file_size), (resource.RLIMIT_CORE, 0),
-        ):  # fmt: skip
-            # The kernel kills at the hard limit of CPU time, so that is later: a kill is somebody else's.
-            resource.prlimit(process.pid, kind, (most, most + (kind == resource.RLIMIT_CPU)))
         with stopping.told(process):
             yield process
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -55,6 +56,19 @@ def test_input_and_output_pass_as_without_bounds() -> None:
     assert run.run(["sh", "-c", "echo out; echo err >&2; exit 3"], ok=(3,), bounds=Bounds()).stderr == "err\n"
     with run.spawn(["cat"], stdin=subprocess.PIPE, bounds=Bounds()) as process:
         assert process.communicate(data)[0] == data
+
+
+def test_limits_of_ones_own_stay() -> None:
+    """As of a build machine: nobody but root may raise a hard limit, and the bounds must not try."""
+    program = (
+        "import os, resource; from baker.run import Bounds, run\n"
+        "for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):\n"
+        "    resource.setrlimit(kind, (1 << 29, 1 << 30))\n"
+        "os.setuid(65534)\n"
+        "print(run(['sh', '-c', 'ulimit -S -v; ulimit -H -v'], bounds=Bounds()).text)"
+    )
+    done = run.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent)
+    assert done.text.split() == [str((1 << 29) // 1024), str((1 << 30) // 1024)]
 
 
 def test_a_program_within_bounds_ends_with_its_block() -> None:
