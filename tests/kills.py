@@ -36,6 +36,7 @@ PATIENCE = 20.0
 """Seconds in which a struck bake must be gone, on a machine that does many other things."""
 
 _TOOL_WAIT = 5.0
+_IMAGES = (".bin", ".qcow2")
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,10 @@ class Ground:
 
     def _content(self) -> dict[str, str]:
         """What a finished bake left in the output folder: name → digest."""
-        found = {}
-        for path in self.out.iterdir():
-            varies = self.backend == "loop" and (path.name in ("bake-manifest.json", "SHA256SUMS"))
-            found[path.name] = "" if varies else file_sha256(path) if self.backend == "offline" else _trees(path)
-        return found
+        if self.backend == "offline":
+            return {path.name: file_sha256(path) for path in self.out.iterdir()}
+        # Loop mounts leave times of their own in the filesystems, so digests of images and what lists them vary.
+        return {path.name: _trees(path) if path.suffix in _IMAGES else "" for path in self.out.iterdir()}
 
     def _no_process(self) -> None:
         """Nobody is left that has our TMPDIR. Tools started just before a SIGKILL may take a moment to end."""
@@ -262,7 +262,7 @@ def _descendants(temporary: Path) -> list[str]:
 
 
 def _trees(image: Path) -> str:
-    """A digest of the files in an image: loop mounts leave times of their own in the filesystems."""
+    """A digest of the files in an image."""
     with TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
         run(["qemu-img", "convert", "-O", "raw", image, raw])
