@@ -11,9 +11,12 @@ from baker.model import Artifact
 from baker.placing import ReadySysext, place
 from baker.plan import BakePlan
 from baker.publish import publish, tidy
+from baker.run import log_to
 from baker.sbom import write_sbom
 from baker.services import Services
 from baker.work import WorkFolder
+
+LOG_NAME = "commands.log"
 
 
 def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeManifest:
@@ -26,6 +29,9 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
     for left in tidy(plan.output_dir)[0]:
         services.console.note(f"removed {left}, left by a bake that was killed")
     with WorkFolder(plan.output_dir, keep=plan.keep_work) as work:
+        if plan.keep_work:
+            log_to(work / LOG_NAME)
+            services.console.note(f"the work folder is kept: {work} ({LOG_NAME} in it has every command)")
         job = Job(plan, services, open_editor, work)
         job.out.mkdir()
         bases = fetch_bases(job)

@@ -251,6 +251,14 @@ def test_the_plan_says_everything_and_writes_nothing(env: dict[str, str], wasmti
     assert len(plan["id"]) == 64 and plan["backend"] == "offline"
 
 
+def test_a_kept_work_folder_has_a_log_of_every_command(env: dict[str, str], wasmtime: str, tmp_path: Path) -> None:
+    done = flatcar_bake("--fetch", "--keep-work", "-o", tmp_path, f"wasmtime:{wasmtime}", env=env)
+    assert done.returncode == 0, done.stderr
+    (log,) = tmp_path.glob(".flatcar-bake-*/commands.log")
+    assert "e2fsck" in log.read_text() and str(log.parent) in done.stderr
+    assert "Nothing was left behind" in flatcar_bake("doctor", "--cleanup", "-o", tmp_path, env=env).stdout
+
+
 def test_bake_toml_says_the_same_as_options(env: dict[str, str], wasmtime: str, tmp_path: Path) -> None:
     (tmp_path / "bake.toml").write_text(
         f'vendors = ["qemu_uefi"]\nfetch = true\nbase = "generic"\nsysexts = ["wasmtime:{wasmtime}"]\n'
