@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from baker import landlock
 from baker.btrfs_writer import BtrfsNode, write_btrfs
 from baker.cache import Cache
 from baker.disk import read_table, write_back
@@ -69,7 +70,7 @@ def check(cache: Path) -> list[Check]:
         programs = pool.map(_check_program, PACKAGES)
         others = [pool.submit(work) for work in (_check_kvm, _check_firmware)]
         space = _check_space(cache)
-        return [*programs, *_check_backends(), *(item.result() for item in others), space]
+        return [*programs, *_check_backends(), _check_containment(), *(item.result() for item in others), space]
 
 
 def render(checks: Iterable[Check]) -> str:
@@ -102,6 +103,12 @@ def _check_backends() -> Iterator[Check]:
         hint if offline and loop else "", essential=loop is not None,
     )  # fmt: skip
     yield Check("loop backend", loop is None, loop or "mounts images through one privileged helper")
+
+
+def _check_containment() -> Check:
+    if landlock.version():
+        return Check("Landlock", True, "tools that read images can write nowhere else")
+    return Check("Landlock", False, "tools that read images could write where you can; see docs/security.md")
 
 
 def _try_offline() -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from baker import landlock
 from baker.doctor import Check, check, render
 from baker.run import PACKAGES
 
@@ -31,6 +32,10 @@ def test_a_bake_works_on_this_machine(checks: dict[str, Check]) -> None:
 
 def test_both_backends_work_on_this_machine(checks: dict[str, Check]) -> None:
     assert (checks["offline backend"].ok, checks["loop backend"].ok) == (True, True)
+
+
+def test_containment_is_told_as_it_is(checks: dict[str, Check]) -> None:
+    assert checks["Landlock"].ok == bool(landlock.version())
 
 
 def test_the_folder_of_the_cache_need_not_exist(checks: dict[str, Check]) -> None:
