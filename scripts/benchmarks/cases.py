@@ -88,7 +88,7 @@ def pipeline(bench: Bench) -> dict[str, Case]:
         times = {line.split()[1]: float(line.split()[0]) for line in run.output.splitlines() if line[:1].isdecimal()}
         whole.runs.append(run)
         seconds = times["generic-is-done"] - times["download"]
-        generic.runs.append(Run(seconds, run.cpu, run.memory, run.disk))
+        generic.runs.append(run.first(seconds))
         unpack.runs.append(Run(times["inject"] - times["unpack"], 0))
         if number == 0:
             for image in IMAGES.values():

@@ -20,10 +20,13 @@ from typing import TypeVar
 from standin.http_server import FolderServer
 
 from baker.console import PlainConsole
+from baker.errors import BakeError
+from baker.run import find
 from benchmarks import cases, report
 from benchmarks.fixture import prepare
 from benchmarks.measure import Case, Failed
 
+_TOOLS = ("curl", "gpg", "bunzip2", "losetup", "mount", "sfdisk", "e2fsck", "resize2fs", "qemu-img", "lbzip2")
 Key = TypeVar("Key", str, int)
 
 _TABLES: dict[str, Callable[[cases.Bench], dict[str, Case]]] = {
@@ -67,6 +70,10 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: run it as root: the pipeline it compares with mounts loop devices", file=sys.stderr)
         return 4
+    missing = [tool for tool in _TOOLS if find(tool) is None]
+    if missing:
+        print(f"bench: the pipeline to compare with needs {', '.join(missing)}", file=sys.stderr)
+        return 4
     root = (options.work or Path(tempfile.gettempdir()) / "flatcar-bake-bench").resolve()
     fixture = prepare(root / "fixture", PlainConsole())
     (root / "work").mkdir(exist_ok=True)
@@ -75,7 +82,7 @@ def main() -> int:
         bench = cases.Bench(fixture, server.url, root / "work", 1 if options.quick else options.runs)
         try:
             results = _measure(bench, options.cases)
-        except Failed as failure:
+        except (Failed, BakeError) as failure:
             print(f"bench: {failure}", file=sys.stderr)
             return 1
     results.minutes = (time.monotonic() - begin) / 60

@@ -16,15 +16,30 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What was in use at one moment, in bytes: resident memory of all processes, shared pages counted in each, and
+    what the files in the watched folder took on the disk."""
+
+    seconds: float
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True)
 class Run:
-    """One run. `memory` is the largest sum of resident memory of all processes at one moment, shared pages counted in
-    each; `disk` the most that was on the disk in the watched folder. Both in bytes, sampled ten times a second."""
+    """One run; `memory` and `disk` are the most of all samples, which are taken ten times a second."""
 
     seconds: float
     cpu: float
     memory: int = 0
     disk: int = 0
     output: str = ""
+    samples: Sequence[Sample] = ()
+
+    def first(self, seconds: float) -> Run:
+        """The run as if it had ended after so many seconds; its processor time is not known."""
+        samples = [sample for sample in self.samples if sample.seconds <= seconds]
+        return _sampled(seconds, 0, samples, self.output)
 
 
 @dataclass
@@ -86,7 +101,13 @@ def measure(
         output = log.read().decode("utf-8", "replace")
     if process.returncode:
         raise Failed(f"{argv[0]} ended with {process.returncode} after {seconds:.0f} s: {output[-600:]}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, watcher.memory, watcher.disk, output)
+    return _sampled(seconds, usage.ru_utime + usage.ru_stime, watcher.samples, output)
+
+
+def _sampled(seconds: float, cpu: float, samples: Sequence[Sample], output: str) -> Run:
+    memory = max((sample.memory for sample in samples), default=0)
+    disk = max((sample.disk for sample in samples), default=0)
+    return Run(seconds, cpu, memory, disk, output, samples)
 
 
 class _Watcher:
@@ -94,7 +115,8 @@ class _Watcher:
 
     def __init__(self, session: int, folder: Path) -> None:
         self._session, self._folder = session, folder
-        self.memory = self.disk = 0
+        self.samples: list[Sample] = []
+        self._begin = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -107,8 +129,8 @@ class _Watcher:
 
     def _watch(self) -> None:
         while not self._over.wait(_INTERVAL):
-            self.memory = max(self.memory, _resident(self._session))
-            self.disk = max(self.disk, on_disk(self._folder))
+            now = time.monotonic() - self._begin
+            self.samples.append(Sample(now, _resident(self._session), on_disk(self._folder)))
 
 
 def _resident(session: int) -> int:

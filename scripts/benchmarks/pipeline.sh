@@ -8,7 +8,8 @@ image=flatcar_production_image.bin
 root_sectors=12943360 disk_bytes=9116319744 # the vm layout, old generation
 
 stage() { printf '%s %s\n' "$EPOCHREALTIME" "$1"; }
-field() { sfdisk --json "$1" | sed -n "s/.*\"start\": *\([0-9]*\), *\"size\": *\([0-9]*\),.*\"name\": *\"ROOT\".*/\\$2/p"; }
+# The start (1) or size (2) of ROOT in sectors.
+field() { sfdisk --dump "$1" | sed -n "s/.*start= *\([0-9]*\), size= *\([0-9]*\),.*name=\"ROOT\".*/\\$2/p"; }
 attach() { losetup --find --show --offset $(($(field "$1" 1) * 512)) --sizelimit $(($(field "$1" 2) * 512)) "$1"; }
 
 stage download
