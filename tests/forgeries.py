@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+
+from disks import DISK_BYTES, SECTOR
 
 
 def crc32c(data: bytes) -> int:
@@ -26,3 +31,29 @@ def rename(oem: Path, old: bytes, new: bytes) -> None:
             block[:4] = crc32c(block[32:]).to_bytes(4, "little")
             raw[start : start + 4096] = block
     oem.write_bytes(raw)
+
+
+def patch(image: Path, at: int, data: bytes) -> None:
+    """Overwrite bytes of a file."""
+    with image.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def rewrite_table(image: Path, change: Callable[[bytearray, bytearray], None]) -> None:
+    """Change headers and entries of both copies of a table; `change` gets both. Checksums are made right again."""
+    for header_at in (SECTOR, DISK_BYTES["old"] - SECTOR):
+        with image.open("r+b") as file:
+            file.seek(header_at)
+            header = bytearray(file.read(92))
+            at = struct.unpack_from("<Q", header, 72)[0] * SECTOR
+            file.seek(at)
+            entries = bytearray(file.read(128 * 128))
+            change(header, entries)
+            file.seek(at)
+            file.write(entries)
+            struct.pack_into("<I", header, 88, zlib.crc32(entries))
+            struct.pack_into("<I", header, 16, 0)
+            struct.pack_into("<I", header, 16, zlib.crc32(header))
+            file.seek(header_at)
+            file.write(header)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from disks import DISK_BYTES, DISK_GUID, LAYOUTS, SECTOR, USR_A_GUID, make_disk
+from forgeries import patch, rewrite_table
 
 from baker.disk import probe_fs, read_table
 from baker.errors import ImageError
@@ -27,29 +28,9 @@ def disk(tmp_path, pristine):
     return tmp_path / "disk.img"
 
 
-def patch(image: Path, offset: int, data: bytes) -> None:
-    with image.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
-
-
 def rewrite_entries(image: Path, change) -> None:
-    """Change the partition entries of both copies (`change` gets a bytearray) and make all checksums right again."""
-    for header_at in (PRIMARY, BACKUP):
-        with image.open("r+b") as file:
-            file.seek(header_at)
-            header = bytearray(file.read(92))
-            at = struct.unpack_from("<Q", header, 72)[0] * SECTOR
-            file.seek(at)
-            entries = bytearray(file.read(128 * 128))
-            change(entries)
-            file.seek(at)
-            file.write(entries)
-            struct.pack_into("<I", header, 88, zlib.crc32(entries))
-            struct.pack_into("<I", header, 16, 0)
-            struct.pack_into("<I", header, 16, zlib.crc32(header))
-            file.seek(header_at)
-            file.write(header)
+    """Change the partition entries of both copies: `change` gets a bytearray."""
+    rewrite_table(image, lambda _, entries: change(entries))
 
 
 @pytest.mark.parametrize("layout", ["old", "new"])

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from disks import DISK_BYTES, LAYOUTS, MIB, SECTOR, make_disk, make_oem, make_root, offset, put, tool
-from forgeries import crc32c
+from forgeries import crc32c, patch, rewrite_table
 from loops import assert_nothing_left, debugfs, needs_loop
 
 from baker.disk import grow_root
@@ -309,31 +308,6 @@ def test_a_btrfs_with_subvolumes_loses_none(disk: Path, host: Path, helper: Help
 
 
 # Partition tables
-
-
-def patch(image: Path, at: int, data: bytes) -> None:
-    with image.open("r+b") as file:
-        file.seek(at)
-        file.write(data)
-
-
-def rewrite_table(image: Path, change: Callable[[bytearray, bytearray], None]) -> None:
-    """Change headers and entries of both copies of a table; `change` gets both. Checksums are made right again."""
-    for header_at in (SECTOR, DISK_BYTES["old"] - SECTOR):
-        with image.open("r+b") as file:
-            file.seek(header_at)
-            header = bytearray(file.read(92))
-            at = struct.unpack_from("<Q", header, 72)[0] * SECTOR
-            file.seek(at)
-            entries = bytearray(file.read(128 * 128))
-            change(header, entries)
-            file.seek(at)
-            file.write(entries)
-            struct.pack_into("<I", header, 88, zlib.crc32(entries))
-            struct.pack_into("<I", header, 16, 0)
-            struct.pack_into("<I", header, 16, zlib.crc32(header))
-            file.seek(header_at)
-            file.write(header)
 
 
 def set_entry(number: int, at: int, value: int) -> Callable[[bytearray, bytearray], None]:
