@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from baker.sparse import copy_extents, punch
+from baker.sparse import clone, content_digest, copy_extents, punch
 
 MIB = 1 << 20
 SECTOR = 512
@@ -105,6 +105,17 @@ def put(disk: Path, layout: str, label: str, filesystem: Path) -> None:
     with filesystem.open("rb") as source, disk.open("r+b") as target:
         punch(target.fileno(), offset(layout, label), _size(layout, label))
         copy_extents(source.fileno(), target.fileno(), 0, offset(layout, label), filesystem.stat().st_size)
+
+
+def outside(disk: Path, label: str) -> str:
+    """A digest of everything on a disk of the old layout but one partition's content."""
+    copy, nothing = disk.with_suffix(".rest"), disk.with_suffix(".nothing")
+    clone(disk, copy)
+    nothing.touch()
+    put(copy, "old", label, nothing)
+    digest = content_digest(copy)
+    copy.unlink()
+    return digest
 
 
 def _blank(path: Path, size: int) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from disks import MIB, VM_DISK_BYTES, VM_ROOT_BYTES, make_disk, make_oem, offset, put, tool
+from disks import MIB, VM_DISK_BYTES, VM_ROOT_BYTES, make_disk, make_oem, offset, outside, put, tool
 from forgeries import rename
 
 from baker.btrfs import Btrfs
@@ -45,17 +45,6 @@ def apply(image: Path, *injections: Injection) -> None:
         editor.apply("OEM", injections)
 
 
-def outside_oem(image: Path) -> str:
-    """A digest of everything but OEM's content."""
-    copy, nothing = image.with_suffix(".rest"), image.with_suffix(".nothing")
-    clone(image, copy)
-    nothing.touch()
-    put(copy, "old", "OEM", nothing)
-    digest = content_digest(copy)
-    copy.unlink()
-    return digest
-
-
 @pytest.fixture
 def source(tmp_path):
     (tmp_path / "source").write_bytes(os.urandom(5 * MIB + 1))
@@ -63,7 +52,7 @@ def source(tmp_path):
 
 
 def test_entries_of_every_kind_arrive_and_the_rest_stays(image, source, tmp_path):
-    rest, table = outside_oem(image), read_table(image)
+    rest, table = outside(image, "OEM"), read_table(image)
     extract(image, table.get("OEM"), tmp_path / "before")
     with edit(image) as editor:
         before = editor.tree("OEM")
@@ -98,7 +87,7 @@ def test_entries_of_every_kind_arrive_and_the_rest_stays(image, source, tmp_path
         Node("/opt/x.raw", "file", 0o644, 0, 0, 5 * MIB + 1, file_sha256(source)),
     ]
     assert before.keys() <= after.keys()
-    assert outside_oem(image) == rest
+    assert outside(image, "OEM") == rest
     assert read_table(image) == table
     check_filesystems(image, table, ["OEM", "ROOT", "EFI-SYSTEM"], tmp_path)
     extract(image, table.get("OEM"), tmp_path / "oem")

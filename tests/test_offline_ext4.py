@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from disks import LAYOUTS, MIB, SECTOR, make_disk, make_root, offset, put
+from disks import LAYOUTS, MIB, SECTOR, make_disk, make_root, offset, outside, put
 
 import baker.ext4
 from baker.debugfs import Debugfs
@@ -53,17 +53,6 @@ def debugfs(image: Path, *commands: str) -> str:
     return subprocess.run(argv, input=script, capture_output=True, check=True).stdout.decode("utf-8", "replace")
 
 
-def outside_root(image: Path) -> str:
-    """A digest of everything but ROOT's content."""
-    copy, nothing = image.with_suffix(".rest"), image.with_suffix(".nothing")
-    clone(image, copy)
-    nothing.touch()
-    put(copy, "old", "ROOT", nothing)
-    digest = content_digest(copy)
-    copy.unlink()
-    return digest
-
-
 def random_file(path: Path, size: int) -> Path:
     path.write_bytes(os.urandom(size))
     return path
@@ -71,7 +60,7 @@ def random_file(path: Path, size: int) -> Path:
 
 def test_entries_of_every_kind_arrive(image, tmp_path):
     source = random_file(tmp_path / "a 'b' \"c\" ?d", 100_001)
-    before, kept = outside_root(image), content_digest(image)
+    before, kept = outside(image, "ROOT"), content_digest(image)
     with edit(image) as editor:
         tree = editor.tree("ROOT")
         editor.apply(
@@ -100,7 +89,7 @@ def test_entries_of_every_kind_arrive(image, tmp_path):
         Node("/var", "directory", 0o755, 0, 0, 0),
         Node("/var/empty", "directory", 0o1777, 1, 2, 0),
     ]
-    assert outside_root(image) == before
+    assert outside(image, "ROOT") == before
     assert content_digest(image) != kept
     for path in new:
         stat = debugfs(image, f'stat "{path}"')

@@ -44,22 +44,8 @@ def bake(
     fetch: Annotated[
         bool, typer.Option("--fetch", envvar="FLATCAR_BAKE_FETCH", help="Take FILE and its config from the bakery.")
     ] = False,
-    vendor: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--vendor",
-            "-v",
-            envvar="FLATCAR_BAKE_VENDOR",
-            metavar="VENDOR",
-            help="Who the image is for; may be repeated.  [default: generic]",
-        ),
-    ] = None,
-    arch: Annotated[
-        Arch | None,
-        typer.Option(
-            "--arch", "-a", envvar="FLATCAR_BAKE_ARCH", help=("Architecture of the image.  [default: x86-64]")
-        ),
-    ] = None,
+    vendor: options.VendorOption = None,
+    arch: options.ArchOption = None,
     release: options.ReleaseOption = None,
     install_to: Annotated[
         str | None,
@@ -92,14 +78,7 @@ def bake(
             help="Bake into this raw or qcow2 image instead of a download.",
         ),
     ] = None,
-    base: Annotated[
-        options.Base | None,
-        typer.Option(
-            "--base",
-            envvar="FLATCAR_BAKE_BASE",
-            help="Make vendor images from the generic image or from the vendor's published one.  [default: auto]",
-        ),
-    ] = None,
+    base: options.BaseOption = None,
     backend: Annotated[
         options.Backend | None,
         typer.Option(

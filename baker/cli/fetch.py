@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -13,21 +12,10 @@ from baker.model import Arch
 
 
 def fetch(
-    vendor: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--vendor",
-            "-v",
-            envvar="FLATCAR_BAKE_VENDOR",
-            metavar="VENDOR",
-            help="Also what this vendor needs; may be repeated.  [default: generic]",
-        ),
-    ] = None,
-    arch: options.ArchOption = Arch.X86_64,
+    vendor: options.VendorOption = None,
+    arch: options.ArchOption = None,
     release: options.ReleaseOption = None,
-    base: Annotated[
-        options.Base, typer.Option("--base", envvar="FLATCAR_BAKE_BASE", help="As for bake.")
-    ] = options.Base.AUTO,
+    base: options.BaseOption = None,
     mirror: options.MirrorOption = None,
     signing_key: options.SigningKeyOption = None,
     fingerprint: options.FingerprintOption = None,
@@ -53,7 +41,13 @@ def fetch(
                 vendors=vendors,
             )
         )  # fmt: skip
-        files = fetch_release(services, release or "stable", arch, tuple(vendor or ("generic",)), base)
+        files = fetch_release(
+            services,
+            release or "stable",
+            arch or Arch.X86_64,
+            tuple(vendor or ("generic",)),
+            base or options.Base.AUTO,
+        )
     if json:
         rows = [{"name": item.name, "sha256": item.sha256, "path": str(Path(item.path))} for item in files]
         typer.echo(dumps(rows, indent=2))

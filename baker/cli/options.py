@@ -36,8 +36,17 @@ class Base(StrEnum):
 
 _TRUST, _OUTPUT = "Where things come from", "Output"
 
+VendorOption = Annotated[
+    list[str] | None, typer.Option("--vendor", "-v", envvar="FLATCAR_BAKE_VENDOR", metavar="VENDOR",
+    help="Who the image is for; may be repeated.  [default: generic]"),
+]  # fmt: skip
+BaseOption = Annotated[
+    Base | None, typer.Option("--base", envvar="FLATCAR_BAKE_BASE",
+    help="Make vendor images from the generic image or from the vendor's published one.  [default: auto]"),
+]  # fmt: skip
 ArchOption = Annotated[
-    Arch, typer.Option("--arch", envvar="FLATCAR_BAKE_ARCH", help="Architecture of the image.")
+    Arch | None, typer.Option("--arch", "-a", envvar="FLATCAR_BAKE_ARCH",
+    help="Architecture of the image.  [default: x86-64]"),
 ]  # fmt: skip
 ReleaseOption = Annotated[
     str | None, typer.Option("--release", envvar="FLATCAR_BAKE_RELEASE", metavar="RELEASE", help=(
