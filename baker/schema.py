@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from baker.errors import UsageError
 
@@ -37,42 +37,50 @@ class Table:
         self._where = where
         self._known: list[str] = []
 
+    def at(self, key: str = "") -> str:
+        """Where this table, or one of its keys, stands: how messages begin."""
+        return self._where
+
     def take(self, key: str, kind: type[T], default: T | None = None) -> T:
         """The value of `key`, which must be a `kind`; without `default` the key is required."""
         self._known.append(key)
         if key not in self._values:
             if default is None:
-                raise UsageError(f"{self._where} lacks the key {key!r}.")
+                raise UsageError(f"{self.at()} lacks the key {key!r}.")
             return default
         value = self._values.pop(key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise UsageError(f"{self._where}: {key} must be a {kind.__name__}, not {value!r}.")
+            raise UsageError(f"{self.at(key)}: {key} must be a {kind.__name__}, not {value!r}.")
         if kind is str and "\0" in str(value):
-            raise UsageError(f"{self._where}: {key} has a NUL character in it.")
+            raise UsageError(f"{self.at(key)}: {key} has a NUL character in it.")
         return value
 
     def strings(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """A list of strings."""
         items = self.take(key, list, None if default is None else list(default))
         if not all(isinstance(item, str) and "\0" not in item for item in items):
-            raise UsageError(f"{self._where}: {key} must be a list of strings.")
+            raise UsageError(f"{self.at(key)}: {key} must be a list of strings.")
         return tuple(items)
 
-    def table(self, key: str) -> Table | None:
+    def table(self, key: str) -> Self | None:
         """A sub-table, or None where it is absent."""
         self._known.append(key)
         if key not in self._values:
             return None
-        return Table(self.take(key, dict), f"{self._where}, [{key}]")
+        return self.child(self.take(key, dict), key)
 
-    def tables(self, key: str) -> list[Table]:
+    def tables(self, key: str) -> list[Self]:
         """An array of tables; empty where it is absent."""
         items = self.take(key, list, [])
         if not all(isinstance(item, dict) for item in items):
-            raise UsageError(f"{self._where}: {key} must be an array of tables ([[{key}]]).")
-        return [Table(item, f"{self._where}, [[{key}]] {number}") for number, item in enumerate(items, 1)]
+            raise UsageError(f"{self.at(key)}: {key} must be an array of tables ([[{key}]]).")
+        return [self.child(item, key, number) for number, item in enumerate(items, 1)]
+
+    def child(self, values: Mapping[str, Any], key: str, number: int = 0) -> Self:
+        """The table under `key`; of an array of tables the one of that number, from 1."""
+        return type(self)(values, f"{self._where}, [[{key}]] {number}" if number else f"{self._where}, [{key}]")
 
     def done(self) -> None:
         """Refuse keys that nobody took."""
         for key in self._values:
-            raise UsageError(f"{self._where} has an unknown key {key!r}.", suggest(key, self._known))
+            raise UsageError(f"{self.at(key)} has an unknown key {key!r}.", suggest(key, self._known))

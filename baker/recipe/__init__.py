@@ -1,0 +1,1 @@
+"""Recipes: system extensions as data, and the engine that builds them."""
