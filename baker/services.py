@@ -16,7 +16,8 @@ from baker.fetch import Fetcher, FileMissing
 from baker.model import Arch, Release
 from baker.release import Mirror, join_url, resolve
 from baker.store import Store
-from baker.vendor import Vendor, load_vendors
+from baker.vendor import Vendor
+from baker.vendor_files import load_vendors
 from baker.verify import FLATCAR_FINGERPRINT, Verifier
 
 DEFAULT_BAKERY = "https://extensions.flatcar.org/extensions"

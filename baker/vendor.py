@@ -1,25 +1,24 @@
-"""Vendors: who an image is for, as data. One TOML file each in `vendors/`, checked strictly when read."""
+"""Vendors: who an image is for, as data. Read from `vendors/*.toml` by `vendor_files.py`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from baker.errors import UsageError
-from baker.layout import LAYOUTS
 from baker.model import Arch
-from baker.resources import catalogue
-from baker.schema import Table, load_toml, suggest
+from baker.schema import suggest
 
-DISK_FORMATS = ("raw", "qcow2")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+DISK_FORMATS = ("raw", "qcow2", "vpc", "vhdx", "vmdk", "vdi", "parallels")
+BUNDLE_FORMATS = ("ova", "box", "tgz", "gce", "zip")
+COMPRESSIONS = ("bz2", "gz", "zip", "zst")
+"""The compressions around a finished image; each is also its suffix."""
 
 
 @dataclass(frozen=True)
 class DiskFormat:
-    """How the disk is encoded: qemu-img's format name, its `-o` options, and whether to compress."""
+    """How the disk is encoded: qemu-img's format name, its `-o` options, and whether to compress inside the format."""
 
     format: str
     options: tuple[tuple[str, str], ...] = ()
@@ -27,27 +26,83 @@ class DiskFormat:
 
 
 @dataclass(frozen=True)
-class Oem:
-    """What goes into the OEM partition of a vendor.
+class Console:
+    """Where the machines of one architecture show what they do.
 
-    `id` is the value of the kernel argument flatcar.oem.id, `sysext` the X of oem-X.raw on the release server,
-    `linux_append` the kernel arguments and `grub` further lines of the OEM's grub.cfg.
+    `linux` replaces the release's choice of consoles (the kernel's `console=` and `earlycon=` arguments). With
+    `serial_menu` GRUB's menu goes to the first serial port alone. `bios_only` leaves machines started by UEFI alone.
     """
 
-    id: str
-    sysext: str
-    linux_append: str = ""
-    grub: str = ""
+    arch: Arch
+    linux: str = ""
+    serial_menu: bool = False
+    bios_only: bool = False
 
 
 @dataclass(frozen=True)
 class ExtraFile:
-    """A file beside the image: rendered from a template, or UEFI firmware (`code` or `vars`)."""
+    """A file beside the image or in a bundle: rendered from a template, or UEFI firmware (`code` or `vars`).
+
+    The name of a bundle's member, and of a file in the OEM partition, may contain folders.
+    """
 
     name: str
     template: str = ""
     firmware: str = ""
     mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Oem:
+    """What goes into the OEM partition of a vendor.
+
+    `id` is the value of the kernel argument flatcar.oem.id and `linux_append` the kernel arguments that the OEM's
+    grub.cfg adds; `grub` has further lines of it in GRUB's own language.
+    `sysext` is the X of oem-X.raw on the release server; "" where no release has one. `since` is the first release
+    with it. `bare_before` says that older releases need none; without it, their vendor images hold files that exist
+    nowhere else.
+    """
+
+    id: str
+    sysext: str = ""
+    linux_append: str = ""
+    grub: str = ""
+    consoles: tuple[Console, ...] = ()
+    files: tuple[ExtraFile, ...] = ()
+    since: str = ""
+    bare_before: bool = False
+
+    def console(self, arch: Arch) -> Console:
+        """The console of an architecture; an empty one leaves it to the release."""
+        return next((item for item in self.consoles if item.arch == arch), Console(arch))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The file `name` that the image is packed into, together with texts rendered from templates."""
+
+    format: str
+    name: str
+    members: tuple[ExtraFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the platform demands of an image, checked by `platform.py`.
+
+    `measure` is `disk` (virtual size) or `file` (the file that is handed over); `at_least`, `at_most`, `multiple`
+    are bytes, 0 for no such demand. `says` is the rule as a sentence, `source` the document it is from. `severity` is
+    `error` where the platform refuses other images, `warning` where it may.
+    """
+
+    name: str
+    measure: str
+    says: str
+    source: str
+    severity: str = "error"
+    at_least: int = 0
+    at_most: int = 0
+    multiple: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,122 +114,54 @@ class Vendor:
     arches: tuple[Arch, ...]
     layout: str
     image: str
+    """The name of the disk's file; where there is a bundle, the name in it."""
     disk: DiskFormat
     oem: Oem | None = None
     published: tuple[str, ...] = ()
     """Names of the vendor's own images on the release server, the preferred one first."""
-    files: tuple[ExtraFile, ...] = field(default=())
+    published_only: bool = False
+    """The OEM partition holds files that exist in published images alone."""
+    files: tuple[ExtraFile, ...] = ()
+    disk_size: int = 0
+    """Bytes: the disk has exactly this virtual size; 0 where the layout decides."""
+    disk_align: int = 0
+    """Bytes: the virtual size is rounded up to a multiple of this."""
+    compress: str = ""
+    """Compression of the finished image, one of COMPRESSIONS or "": what the platform takes, else none."""
+    bundle: Bundle | None = None
+    rules: tuple[Rule, ...] = ()
+    retired: str = ""
+    """For a name that Flatcar has given up: what to use instead."""
     folder: Path = Path()
     """Where the TOML file was found; its templates are in `templates/` beside it."""
 
     @property
+    def result(self) -> str:
+        """The name of the file that is handed to the platform: the bundle, or the image with its compression."""
+        if self.bundle:
+            return self.bundle.name
+        return f"{self.image}.{self.compress}" if self.compress else self.image
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The names of all files a bake for this vendor writes."""
-        return (self.image, *(extra.name for extra in self.files))
-
-
-def _plain(value: str, what: str, where: Path) -> str:
-    if not _PLAIN_NAME.fullmatch(value):
-        raise UsageError(f"{where}: {what} must be a plain file name, not {value!r}.")
-    return value
-
-
-def _one_of(value: str, known: Iterable[str], what: str, where: Path) -> str:
-    if value not in known:
-        raise UsageError(f"{where}: there is no {what} {value!r}.", suggest(value, known))
-    return value
-
-
-def _disk(table: Table | None, where: Path) -> DiskFormat:
-    if table is None:
-        raise UsageError(f"{where} lacks the table [disk].")
-    options = table.take("options", dict, {})
-    if not all(isinstance(value, str) for value in options.values()):
-        raise UsageError(f"{where}: [disk] options must be strings.")
-    disk = DiskFormat(
-        _one_of(table.take("format", str), DISK_FORMATS, "disk format", where),
-        tuple(sorted(options.items())),
-        table.take("compress", bool, False),
-    )
-    table.done()
-    return disk
-
-
-def _oem(table: Table | None) -> Oem | None:
-    if table is None:
-        return None
-    oem = Oem(
-        table.take("id", str), table.take("sysext", str), table.take("linux_append", str, ""),
-        table.take("grub", str, ""),
-    )  # fmt: skip
-    table.done()
-    return oem
-
-
-def _file(table: Table, where: Path) -> ExtraFile:
-    mode = table.take("mode", str, "0644")
-    if not re.fullmatch(r"0[0-7]{3}", mode):
-        raise UsageError(f"{where}: mode must be four octal digits such as 0755, not {mode!r}.")
-    extra = ExtraFile(
-        _plain(table.take("name", str), "name", where), table.take("template", str, ""),
-        table.take("firmware", str, ""), int(mode, 8),
-    )  # fmt: skip
-    table.done()
-    if bool(extra.template) == bool(extra.firmware):
-        raise UsageError(f"{where}: the file {extra.name} needs either a template or a firmware.")
-    if extra.template:
-        _plain(extra.template, "template", where)
-        if not (where.parent / "templates" / extra.template).is_file():
-            raise UsageError(f"{where}: there is no template {extra.template!r}.")
-    if extra.firmware:
-        _one_of(extra.firmware, ("code", "vars"), "firmware", where)
-    return extra
-
-
-def load_vendor(path: Path) -> Vendor:
-    """Read one vendor file; UsageError names the file and the key that is wrong."""
-    table = Table(load_toml(path), os_path := str(path))
-    published = table.table("published")
-    arches = table.strings("arches")
-    vendor = Vendor(
-        name=path.stem,
-        summary=table.take("summary", str),
-        arches=tuple(Arch(_one_of(arch, list(Arch), "architecture", path)) for arch in arches),
-        layout=_one_of(table.take("layout", str), LAYOUTS, "disk layout", path),
-        image=_plain(table.take("image", str), "image", path),
-        disk=_disk(table.table("disk"), path),
-        oem=_oem(table.table("oem")),
-        published=published.strings("files") if published else (),
-        files=tuple(_file(extra, path) for extra in table.tables("file")),
-        folder=path.parent,
-    )
-    if published:
-        published.done()
-    table.done()
-    if not vendor.arches:
-        raise UsageError(f"{os_path}: arches is empty.")
-    return vendor
-
-
-def load_vendors(folders: Iterable[Path] = ()) -> dict[str, Vendor]:
-    """The whole catalogue by name: the shipped vendors, then those of the user's own folders, which win."""
-    vendors: dict[str, Vendor] = {}
-    for folder in (catalogue("vendors"), *folders):
-        if not folder.is_dir():
-            raise UsageError(f"There is no folder {folder} to read vendors from.")
-        vendors |= {path.stem: load_vendor(path) for path in sorted(folder.glob("*.toml"))}
-    return vendors
+        return (self.result, *(extra.name for extra in self.files))
 
 
 def find_vendors(names: Iterable[str], arch: Arch, known: dict[str, Vendor]) -> tuple[Vendor, ...]:
     """The vendors asked for, in order and each once; UsageError for an unknown one or a wrong architecture."""
     found: dict[str, Vendor] = {}
     for name in names:
-        if name not in known:
-            hint = suggest(name, known) or "`flatcar-bake vendors` lists them."
-            raise UsageError(f"There is no vendor {name!r}.", hint)
-        if arch not in known[name].arches:
-            has = ", ".join(known[name].arches)
+        vendor = find_vendor(name, known)
+        if arch not in vendor.arches:
+            has = ", ".join(vendor.arches)
             raise UsageError(f"The vendor {name} does not exist for {arch}.", f"It exists for: {has}.")
-        found[name] = known[name]
+        found[name] = vendor
     return tuple(found.values())
+
+
+def find_vendor(name: str, known: dict[str, Vendor]) -> Vendor:
+    """The vendor of exactly this name; UsageError with the nearest names otherwise."""
+    if name not in known:
+        raise UsageError(f"There is no vendor {name!r}.", suggest(name, known) or "`flatcar-bake vendors` lists them.")
+    return known[name]

@@ -40,7 +40,7 @@ from baker.run import run
 from baker.serial import SerialReader
 from baker.sysext import lint, parse_release, read_sysext
 from baker.sysupdate import lint_config, matches, parse_config
-from baker.vendor import load_vendor
+from baker.vendor_files import load_vendor
 from baker.verify import normalize_fingerprint, parse_sha256sums, parse_status
 
 RUNS = int(os.environ.get("FLATCAR_BAKE_FUZZ", "0"))

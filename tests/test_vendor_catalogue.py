@@ -7,7 +7,8 @@ import pytest
 from baker.errors import EnvironmentFault, UsageError
 from baker.model import Arch
 from baker.resources import catalogue
-from baker.vendor import find_vendors, load_vendor, load_vendors
+from baker.vendor import find_vendors
+from baker.vendor_files import load_vendor, load_vendors
 
 MINIMAL = """
 summary = "A test"

@@ -11,7 +11,7 @@ def vendors(folders: options.VendorsOption = None, json: options.JsonOption = Fa
     """List who images can be made for."""
     from json import dumps
 
-    from baker.vendor import load_vendors
+    from baker.vendor_files import load_vendors
 
     found = load_vendors(folders or ())
     if json:
