@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from baker.model import Arch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
+import upstream as mirror
 from standin import cache, main, release
 
 
@@ -40,3 +42,10 @@ def stand_in_new() -> Path:
 def stand_in_arm64() -> Path:
     """Like `stand_in`, for arm64; nothing in it boots."""
     return _stand_in(Arch.ARM64, "old")
+
+
+@pytest.fixture(scope="session")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mirror.Upstream]:
+    """The mirror of what recipes download; `add` a recipe before building it."""
+    with mirror.serve(tmp_path_factory.mktemp("upstream")) as running:
+        yield running

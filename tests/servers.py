@@ -73,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
             if fault(self):
                 return
         file = self.server.mirror.folder / path.lstrip("/")
+        if file.is_dir():
+            file /= "index.html"
         if not file.is_file():
             self.answer(404, b"<html>not here</html>", Content_Type="text/html")
             return
