@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import io
 import json
-import lzma
 import os
 import re
 import shutil
@@ -22,10 +21,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from inspect import getsourcefile
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from servers import Handler, MirrorServer
@@ -79,8 +76,7 @@ class Site:
         if path.name.endswith(".zip"):
             _write_zip(path, members)
         else:
-            with _compressor(path) as file, tarfile.open(fileobj=file, mode="w|") as tar:
-                _write_tar(tar, members)
+            _compress(path, _tar(members))
         return path
 
     def sums(self, url: str, *files: Path, names: bool = True) -> Path:
@@ -212,22 +208,18 @@ def _share(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-@contextmanager
-def _compressor(path: Path) -> Iterator[BinaryIO]:
-    """A file that compresses what is written, quickly rather than well; by the name's suffix."""
+def _compress(path: Path, content: bytes) -> None:
+    """Write a file compressed as its suffix says: quickly rather than well."""
     name = path.name
-    if name.endswith(".zst"):
-        buffer = io.BytesIO()
-        yield buffer
-        path.write_bytes(run(["zstd", "-q", "-1", "-c"], input=buffer.getvalue()).stdout)
-        return
-    openers: dict[str, Callable[[Path], BinaryIO]] = {
-        ".gz": partial(gzip.open, mode="wb", compresslevel=1), ".tgz": partial(gzip.open, mode="wb", compresslevel=1),
-        ".xz": partial(lzma.open, mode="wb", preset=0), ".bz2": partial(bz2.open, mode="wb", compresslevel=1),
-        ".tar": partial(Path.open, mode="wb"),
-    }  # fmt: skip
-    with openers[path.suffix](path) as file:
-        yield file
+    if name.endswith((".tar.gz", ".tgz")):
+        content = gzip.compress(content, compresslevel=1, mtime=0)
+    elif name.endswith(".xz"):
+        content = run(["xz", "-0", "-T2", "-c"], input=content).stdout
+    elif name.endswith(".zst"):
+        content = run(["zstd", "-q", "-1", "-c"], input=content).stdout
+    elif name.endswith(".bz2"):
+        content = bz2.compress(content, 1)
+    path.write_bytes(content)
 
 
 def _folders(members: Mapping[str, object]) -> list[str]:
@@ -240,6 +232,13 @@ def _content(data: Data) -> tuple[bytes, int]:
     """A member's bytes and mode."""
     content = data.read_bytes() if isinstance(data, Path) else data.encode() if isinstance(data, str) else data
     return content, 0o755 if content.startswith((b"\x7fELF", b"#!")) else 0o644
+
+
+def _tar(members: Mapping[str, Data | Link]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        _write_tar(tar, members)
+    return buffer.getvalue()
 
 
 def _write_tar(tar: tarfile.TarFile, members: Mapping[str, Data | Link]) -> None:
