@@ -104,7 +104,7 @@ def test_a_file_that_is_cut_short_is_refused(unpack: Unpack, engine: str, keep: 
         unpack(packed[: int(len(packed) * keep)])
 
 
-@pytest.mark.parametrize("data", [b"x", b"<html>", os.urandom(500), b"BZh9" + bytes(500), b"\x1f\x8b" + bytes(500)])
+@pytest.mark.parametrize("data", [b"x", b"<html>", bytes(range(200)), b"BZh9" + bytes(500), b"\x1f\x8b" + bytes(500)])
 def test_what_is_not_compressed_at_all_is_refused(unpack: Unpack, data: bytes) -> None:
     with pytest.raises(ImageError):
         unpack(data)

@@ -227,7 +227,7 @@ def test_a_file_that_is_not_there_is_missing_not_unsigned(store: Store) -> None:
             get(RELEASE, "nothing.bin.bz2")
 
 
-@pytest.mark.parametrize("signature", [b"\n", b"-----BEGIN PGP SIGNATURE-----\n", os.urandom(90)])
+@pytest.mark.parametrize("signature", [b"\n", b"-----BEGIN PGP SIGNATURE-----\n", bytes(range(160, 250))])
 def test_a_signature_that_is_none_is_refused(
     store: Store, mirror: SignedMirror, tmp_path: Path, signature: bytes
 ) -> None:
