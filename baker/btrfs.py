@@ -16,12 +16,11 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import BinaryIO
 
-from baker import run
-from baker.btrfs_tree import BtrfsEntry, BtrfsSuper, read_super, scan
+from baker.btrfs_tree import BtrfsEntry, BtrfsSuper, read_super, restore, scan
 from baker.btrfs_writer import BtrfsFull, BtrfsNode, capacity, write_btrfs
 from baker.disk import check_file, extract, write_back
 from baker.errors import EnvironmentFault, ImageError
-from baker.inject import BLOCK, Worklist, check_space, check_written, expected_nodes, kind_of, plan_work
+from baker.inject import BLOCK, Worklist, check_space, check_written, expected_nodes, plan_work
 from baker.model import Injection, Node, Partition
 from baker.sparse import copy_extents, file_sha256
 
@@ -124,7 +123,7 @@ class Btrfs:
         claimed = sum(entry.size for entry in entries.values())
         if claimed > _MAX_EXPANSION * self._partition.size:
             raise ImageError(f"The files of {self._partition.label} claim {claimed} bytes, which cannot be honest.")
-        _restore(file, folder / _TREE, entries)
+        restore(file, folder / _TREE, entries)
         return _State(folder, entries)
 
     def _intended(self, work: Worklist) -> dict[str, BtrfsEntry]:
@@ -142,7 +141,7 @@ class Btrfs:
     def _rebuild(self, work: Worklist, intended: dict[str, BtrfsEntry]) -> _State:
         """Make the new filesystem in a folder of its own, and prove that it holds what is intended."""
         edited = _State(self._subfolder("edit"), intended)
-        _restore(self._state.folder / _FILE, edited.folder / _TREE, self._state.entries)
+        restore(self._state.folder / _FILE, edited.folder / _TREE, self._state.entries)
         _edit(edited.folder / _TREE, work)
         wanted = edited.nodes(intended)
         folder = self._subfolder("new")
@@ -201,32 +200,6 @@ def _check_faithful(label: str, entries: Mapping[str, BtrfsEntry]) -> None:
     special = next((path for path, entry in entries.items() if entry.kind == "other"), None)
     if special is not None:
         raise ImageError(f"{special} in {label} is a device, pipe or socket, which cannot be kept.")
-
-
-def _restore(file: Path, tree: Path, entries: Mapping[str, BtrfsEntry]) -> None:
-    """Copy the content of a btrfs into the new folder `tree`, and see that just `entries` came out.
-
-    Without -m: owners, modes and times are in `entries`, and setting them is not for an ordinary user.
-    """
-    tree.mkdir()
-    # Older versions ask whether to go on with a file of many extents: always yes.
-    # It creates what the directory entries spell: `scan` refused names that lead out, the bounds keep it in as well.
-    bounds = run.Bounds(writable=(tree,))
-    run.run(["btrfs", "restore", "-S", "-x", file, tree], input=b"a" * (1 << 16), bounds=bounds)
-    expected = {path: (entry.kind, entry.size) for path, entry in entries.items() if entry.kind != "other"}
-    if dict(_found(tree)) != expected:
-        raise ImageError("btrfs restore did not give what the filesystem lists.", "Fetch the image again.")
-
-
-def _found(tree: Path) -> Iterator[tuple[str, tuple[str, int]]]:
-    """Kind and size of everything in a folder of ours, by its path in the image."""
-    yield "/", ("directory", 0)
-    for folder, directories, files in os.walk(tree):
-        for name in directories + files:
-            host = Path(folder) / name
-            status = host.lstat()
-            kind = kind_of(status.st_mode)
-            yield f"/{host.relative_to(tree)}", (kind, 0 if kind == "directory" else status.st_size)
 
 
 def _edit(tree: Path, work: Worklist) -> None:

@@ -21,7 +21,7 @@ from baker.erofs import Damaged, Unsupported
 from baker.errors import ImageError, UsageError
 from baker.gpt import read_gpt
 from baker.model import Node
-from baker.readers import Erofs, Ext, Squashfs, make_node
+from baker.readers import Btrfs, Erofs, Ext, Squashfs, make_node
 from baker.work import scratch
 
 _MAX_LINK_HOPS = 40  # as in the kernel
@@ -143,6 +143,8 @@ def _open_at(source: _Source, fs: str, offset: int, size: int) -> Contents:
         return Ext(source.path, offset, size, source.folder)
     if fs == "erofs":
         return Erofs(source.path, source.fd, offset, size, source.folder)
+    if fs == "btrfs":
+        return Btrfs(source.path, offset, source.folder)
     if fs == "ddi" and offset == 0:
         return _open_ddi(source)
     raise Unsupported(f"we cannot look inside {fs or 'an unknown filesystem'} without mounting it")

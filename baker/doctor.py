@@ -41,8 +41,13 @@ _JOBS = {
     "btrfs": "reads and checks OEM and USR", "mdir": "reads the ESP", "fsck.vfat": "checks the ESP",
     "blkid": "recognises filesystems", "unsquashfs": "reads squashfs sysexts",
     "fsck.erofs": "reads compressed files of EROFS sysexts", "sudo": "runs the loop backend",
+    "mksquashfs": "packs sysexts", "mkfs.erofs": "packs EROFS sysexts", "mke2fs": "packs ext4 and ext2 sysexts",
+    "systemd-repart": "protects sysexts by verity",
 }  # fmt: skip
-_VERSION_OPTIONS = {"debugfs": "-V", "e2fsck": "-V", "unsquashfs": "-version", "fsck.erofs": "-V"}
+_VERSION_OPTIONS = {
+    "debugfs": "-V", "e2fsck": "-V", "unsquashfs": "-version", "mksquashfs": "-version", "mke2fs": "-V",
+    "fsck.erofs": "-V", "mkfs.erofs": "-V",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def publish(files: Sequence[Path], folder: Path, force: bool) -> None:
         done: list[Path] = []
         try:
             for path in order:
-                _name(path, folder / path.name, force)
+                give_name(path, folder / path.name, force)
                 done.append(folder / path.name)
         except BaseException as error:
             for target in done:
@@ -54,8 +54,8 @@ def publish(files: Sequence[Path], folder: Path, force: bool) -> None:
             raise
 
 
-def _name(path: Path, target: Path, force: bool) -> None:
-    """Make `target` another name of `path`; FileExistsError without `force` when it is taken."""
+def give_name(path: Path, target: Path, force: bool) -> None:
+    """Make `target` another name of `path`, or its only one; FileExistsError without `force` when it is taken."""
     new = path.with_name(f"{path.name}.new") if force else target
     try:
         os.link(path, new)

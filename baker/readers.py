@@ -1,4 +1,4 @@
-"""Readers of the filesystems a sysext can have: squashfs through unsquashfs, ext4 through debugfs, and EROFS.
+"""Readers of the filesystems a sysext can have: squashfs by unsquashfs, ext4 by debugfs, btrfs by btrfs, and EROFS.
 
 Each lists the whole tree when it is made. All raise Damaged for what cannot be right.
 """
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from baker.btrfs_tree import restore, scan
 from baker.debugfs import Debugfs
 from baker.debugfs import Inode as InodeOfExt
 from baker.erofs import Damaged, ErofsReader, Inode, Unsupported
@@ -168,6 +169,10 @@ class Ext(Tree):
             self.add(make_node(path, inode.mode, inode.uid, inode.gid, inode.size))
         return {number: path for path, number in entries.items() if stat.S_ISDIR(inodes[number].mode)}
 
+    def inode_number(self, path: str) -> int:
+        """The number of a path's inode."""
+        return self._inodes[path].number
+
     def read(self, path: str, limit: int) -> bytes:
         data = self._debugfs.content(self._inodes[path].number, limit)
         if len(data) < min(limit, self.nodes[path].size):
@@ -226,6 +231,35 @@ class Erofs(Tree):
                 return file.read(limit)
         except OSError as error:
             raise Unsupported("fsck.erofs did not unpack it") from error
+
+
+class Btrfs(Tree):
+    """Through btrfs-progs, which print the tree and take its contents out, all of them at once into `folder`."""
+
+    def __init__(self, image: Path, offset: int, folder: Path) -> None:
+        super().__init__()
+        if offset:
+            raise Unsupported("a btrfs within a disk image cannot be read without mounting it")
+        self._image, self._folder = image, folder
+        self._entries = scan(image)
+        for path, entry in self._entries.items():
+            if path != "/":
+                self.add(make_node(path, entry.mode, entry.uid, entry.gid, entry.size))
+
+    def read(self, path: str, limit: int) -> bytes:
+        with open(self._restored(path), "rb") as file:
+            return file.read(limit)
+
+    def link(self, path: str) -> str:
+        return os.readlink(self._restored(path))
+
+    def _restored(self, path: str) -> str:
+        target = self._folder / "tree"
+        if sum(node.size for node in self.nodes.values()) > _MAX_EXTRACTED:
+            raise Unsupported("it is too large to be unpacked for a look")
+        if not target.exists():
+            restore(self._image, target, self._entries)
+        return f"{target}{path}"
 
 
 def _first_bytes(argv: list[str], node: Node, limit: int) -> bytes:
