@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from baker.admission import admit
+from baker.bases import PlannedVendor, choose_source
 from baker.convert import edits_in_place, image_info, to_raw
 from baker.disk import probe_fs, read_table
 from baker.errors import ImageError, UsageError, VerificationError
@@ -16,7 +17,7 @@ from baker.job import Job
 from baker.model import Arch, Partition, Release
 from baker.origin import Origin, first_edited, unpack_edited
 from baker.placing import ReadySysext
-from baker.plan import PlannedSysext, PlannedVendor, choose_source
+from baker.plan import PlannedSysext
 from baker.services import Services
 from baker.sparse import LeadingDigest, file_sha256
 from baker.store import StoredDisk, StoredFile
@@ -220,8 +221,9 @@ def fetch_release(
         chosen = choose_source(vendor, base, len(vendors), release, services)
         files.setdefault(chosen.source, fetch_base(services, release, chosen.source))
         wanted = [extra.name for extra in vendor.files if extra.firmware and services.published(release, extra.name)]
-        if chosen.base == "generic" and vendor.oem:
-            wanted.append(f"oem-{vendor.oem.sysext}.raw")
+        oem = chosen.vendor.oem
+        if chosen.base == "generic" and oem and oem.sysext:
+            wanted.append(f"oem-{oem.sysext}.raw")
         for name in wanted:
             files.setdefault(name, services.store.signed_file(release, name))
     return list(files.values())

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from baker.bases import PlannedVendor
 from baker.convert import encode
 from baker.disk import check_filesystems, grow_root, read_table
 from baker.errors import VerificationError
@@ -16,7 +17,6 @@ from baker.layout import layout_size
 from baker.model import Artifact, Injection
 from baker.oem import oem_injections
 from baker.origin import Origin
-from baker.plan import PlannedVendor
 from baker.sparse import LeadingDigest, clone
 from baker.sysext import read_sysext
 
@@ -110,6 +110,8 @@ def _vendor_content(job: Job, stage: Stage, item: PlannedVendor) -> list[Injecti
     oem = item.vendor.oem
     if item.base != "generic" or oem is None or job.plan.release is None:
         return []
+    if not oem.sysext:
+        return oem_injections(oem, None, stage.version, job.plan.arch)
     stored = job.services.store.signed_file(job.plan.release, f"oem-{oem.sysext}.raw")
     # The signature does not cover the name; an older OEM sysext in its place would keep the machine from booting.
     found = read_sysext(stored.path, f"oem-{oem.sysext}").version_id
@@ -119,4 +121,4 @@ def _vendor_content(job: Job, stage: Stage, item: PlannedVendor) -> list[Injecti
             "The mirror serves a wrong file.",
         )
     job.use(stored, "OEM sysext")
-    return oem_injections(oem, stored.path, stage.version)
+    return oem_injections(oem, stored.path, stage.version, job.plan.arch)

@@ -24,9 +24,12 @@ _ROOT_SECTORS: dict[str, dict[int, int]] = {
     "vm": {_ROOT_START_OLD: 12943360, _ROOT_START_NEW: 12943360},
     "azure": {_ROOT_START_OLD: 58875904, _ROOT_START_NEW: 50876416},
     "vagrant": {_ROOT_START_OLD: 33845248, _ROOT_START_NEW: 33845248},
+    # Akamai's and Amazon's images changed from base to vm together with the newer generation.
+    "vm-new": {_ROOT_START_OLD: 4427776, _ROOT_START_NEW: 12943360},
 }
 LAYOUTS = tuple(_ROOT_SECTORS)
 GENERATIONS = {_ROOT_START_OLD: "old", _ROOT_START_NEW: "new"}
+_FIRST_NEW = 4487  # the major number of the first release of the newer generation, an alpha
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,19 @@ def layout_size(layout: str, table: DiskTable) -> LayoutSize:
     sectors = _ROOT_SECTORS[layout][start]
     if sectors * SECTOR <= root.size:
         return LayoutSize(root.size, table.size)
+    return LayoutSize(sectors * SECTOR, _disk_size(start, sectors))
+
+
+def _disk_size(start: int, sectors: int) -> int:
+    """The bytes of a disk whose ROOT begins at sector `start` and has `sectors`."""
     end = start + sectors + _GPT_RESERVE
-    return LayoutSize(sectors * SECTOR, -(-end // _DISK_ALIGN) * _DISK_ALIGN * SECTOR)
+    return -(-end // _DISK_ALIGN) * _DISK_ALIGN * SECTOR
+
+
+def expected_disk_size(layout: str, major: int) -> int:
+    """The bytes of the disk that `layout` means for a release of this major version, before there is an image."""
+    start = _ROOT_START_NEW if major >= _FIRST_NEW else _ROOT_START_OLD
+    return _disk_size(start, _ROOT_SECTORS[layout][start])
 
 
 def describe(table: DiskTable) -> tuple[str, str]:

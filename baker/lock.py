@@ -42,7 +42,7 @@ class LockedFile:
 
 @dataclass(frozen=True)
 class LockedVendor:
-    """What a vendor's image was made from; see `PlannedVendor`."""
+    """What a vendor's image was made from; see `PlannedVendor` in bases.py."""
 
     name: str
     base: str

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from baker import __version__
 from baker.admission import admit
+from baker.bases import PlannedVendor, choose_source
 from baker.errors import EnvironmentFault, UsageError
 from baker.lock import Lock
 from baker.manifest import RECORDS
@@ -32,9 +33,6 @@ from baker.sources import bakery_digest, find_config, pick_bakery_version
 from baker.sparse import file_sha256
 from baker.sysext import read_sysext
 from baker.vendor import Vendor, find_vendors
-
-GENERIC_IMAGE = "flatcar_production_image.bin.bz2"
-_NO_OWN = "the release has no image of the vendor's own"
 
 
 @dataclass(frozen=True)
@@ -54,16 +52,6 @@ class PlannedSysext:
     config: str = ""
     config_sha256: str = ""
     """What the lock says; "" without one."""
-
-
-@dataclass(frozen=True)
-class PlannedVendor:
-    """A vendor and the image its own is made from. `base` is `generic`, `published` or `image`."""
-
-    vendor: Vendor
-    base: str
-    source: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -299,50 +287,14 @@ def _sources(
         return tuple(PlannedVendor(vendor, "image", str(request.image), why) for vendor in vendors)
     if request.lock is not None:
         pins = [(vendor, request.lock.source(vendor.name)) for vendor in vendors]
-        planned = tuple(PlannedVendor(vendor, pin.base, pin.source, pin.why) for vendor, pin in pins)
+        planned = tuple(
+            PlannedVendor(vendor.at(release.version), pin.base, pin.source, pin.why) for vendor, pin in pins
+        )
     else:
         planned = tuple(choose_source(vendor, request.base, len(vendors), release, services) for vendor in vendors)
     if request.image:
         return tuple(dataclasses.replace(item, source=str(request.image)) for item in planned)
     return planned
-
-
-def choose_source(vendor: Vendor, base: str, count: int, release: Release, services: Services) -> PlannedVendor:
-    """What one of `count` vendors is made from, for `base` auto, generic or published.
-
-    Asks the release server which files exist. UsageError when nothing fits, saying why.
-    """
-    # The server is asked only for what the answer depends on, so that a full cache needs no server at all.
-    if vendor.oem is None:
-        return PlannedVendor(vendor, "generic", GENERIC_IMAGE, "the vendor has no OEM content")
-    if base != "generic" and (base == "published" or count == 1):
-        name = _published(vendor, release, services)
-        if name:
-            why = "asked for" if base == "published" else "one vendor: its own image has the right layout already"
-            return PlannedVendor(vendor, "published", name, why)
-        if base == "published":
-            raise UsageError(
-                f"Release {release.version} has no published image for {vendor.name}.", "Use --base generic."
-            )
-    sysext = f"oem-{vendor.oem.sysext}.raw"
-    if services.published(release, sysext):
-        why = {"generic": "asked for"}.get(base, "several vendors share one download" if count > 1 else _NO_OWN)
-        return PlannedVendor(vendor, "generic", GENERIC_IMAGE, why)
-    lack = f"release {release.version} has no {sysext}"
-    if base == "generic":
-        raise UsageError(f"{vendor.name} cannot be made from the generic image: {lack}.", "Use --base published.")
-    name = _published(vendor, release, services)
-    if name:
-        return PlannedVendor(vendor, "published", name, lack)
-    raise UsageError(
-        f"Nothing to make {vendor.name} from: {lack}, and no published image either.",
-        "Choose another release or vendor.",
-    )
-
-
-def _published(vendor: Vendor, release: Release, services: Services) -> str | None:
-    """The vendor's own image on the release server, the preferred one of those that exist."""
-    return next((name for name in vendor.published if services.published(release, name)), None)
 
 
 def describe(plan: BakePlan) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +45,21 @@ class Console:
 class ExtraFile:
     """A file beside the image or in a bundle: rendered from a template, or UEFI firmware (`code` or `vars`).
 
-    The name of a bundle's member, and of a file in the OEM partition, may contain folders.
+    The name of a bundle's member may contain folders.
     """
 
     name: str
     template: str = ""
     firmware: str = ""
     mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class OemFile:
+    """A further text in the OEM partition; `path` is relative to its root."""
+
+    path: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Oem:
     linux_append: str = ""
     grub: str = ""
     consoles: tuple[Console, ...] = ()
-    files: tuple[ExtraFile, ...] = ()
+    files: tuple[OemFile, ...] = ()
     since: str = ""
     bare_before: bool = False
 
@@ -146,6 +156,18 @@ class Vendor:
     def outputs(self) -> tuple[str, ...]:
         """The names of all files a bake for this vendor writes."""
         return (self.result, *(extra.name for extra in self.files))
+
+    def at(self, version: str) -> Vendor:
+        """This vendor as the release `version` knows it: without the OEM sysext where that came later."""
+        oem = self.oem
+        if oem is None or not (oem.since and oem.bare_before) or numbers(version) >= numbers(oem.since):
+            return self
+        return dataclasses.replace(self, oem=dataclasses.replace(oem, sysext=""))
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """A release's version as numbers, to compare; what follows a `+` or `-` does not count."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", re.split(r"[+-]", version)[0]))
 
 
 def find_vendors(names: Iterable[str], arch: Arch, known: dict[str, Vendor]) -> tuple[Vendor, ...]:

@@ -20,6 +20,7 @@ from baker.vendor import (
     DiskFormat,
     ExtraFile,
     Oem,
+    OemFile,
     Rule,
     Vendor,
 )
@@ -135,7 +136,7 @@ class _Reader:
             linux_append=self._grub_text(table.take("linux_append", str, ""), "linux_append"),
             grub=table.take("grub", str, ""),
             consoles=tuple(console for arch in Arch if (console := self._console(table.table(arch), arch))),
-            files=tuple(self._file(extra, inner=True) for extra in table.tables("file")),
+            files=tuple(self._oem_file(file) for file in table.tables("file")),
             since=table.take("since", str, ""),
             bare_before=table.take("bare_before", bool, False),
         )
@@ -155,6 +156,11 @@ class _Reader:
         )
         table.done()
         return console
+
+    def _oem_file(self, table: Table) -> OemFile:
+        file = OemFile(self._inner(table.take("path", str), "path"), table.take("content", str))
+        table.done()
+        return file
 
     def _file(self, table: Table, *, inner: bool) -> ExtraFile:
         """A file entry; `inner` for one in a bundle or partition, which may have folders in its name."""

@@ -4,7 +4,7 @@ import pytest
 
 from baker.disk import DiskTable
 from baker.errors import ImageError, UsageError
-from baker.layout import describe, layout_size
+from baker.layout import describe, expected_disk_size, layout_size
 from baker.model import SECTOR, Partition
 
 
@@ -29,10 +29,13 @@ NEW = table(12722176, 3653632, 8455716864)
         ("vm", NEW, 13212057600),
         ("azure", NEW, 32633782272),
         ("vagrant", NEW, 23913824256),
+        ("vm-new", OLD, 4756340736),
+        ("vm-new", NEW, 13212057600),
     ],
 )
 def test_a_layout_has_the_size_of_the_published_image(layout: str, image: DiskTable, disk: int) -> None:
     assert layout_size(layout, image).disk == disk
+    assert expected_disk_size(layout, 4593 if image is NEW else 4081) == disk
 
 
 def test_a_larger_root_is_never_shrunk() -> None:
