@@ -159,5 +159,5 @@ def _templates(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...], str]]:
 def _build_templates(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...], str]]:
     build = recipe.build
     if build is not None:
-        texts = (*build.images.values(), *build.steps, build.platform, *build.packages, *build.env.values())
+        texts = (*build.images.values(), *build.fetch, *build.steps, build.platform, *build.packages, *build.env.values())
         yield from ((text, BUILD_WORDS, build.where) for text in texts)

@@ -350,6 +350,7 @@ def read_build(table: LineTable | None) -> ContainerBuild | None:
         return None
     build = ContainerBuild(
         _by_arch(table, "image"), table.strings("steps", ()), table.take("script", str, ""),
+        table.strings("fetch", ()),
         table.take("platform", str, ""), one_of(table, "manager", MANAGERS, ""), table.strings("packages", ()),
         table.take("network", bool, True), _texts(table, "mount"), _texts(table, "env"),
         table.take("out", str, "/out"), table.take("timeout", int, 3600), table.place(),

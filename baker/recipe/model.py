@@ -235,12 +235,14 @@ class ContainerBuild:
     """Lines of one shell script, run with `set -e`."""
     script: str = ""
     """Name of a script in the recipe's folder, instead of steps."""
+    fetch: tuple[str, ...] = ()
+    """Lines that run before the steps, with a network: for dependencies that a lock file of the sources vouches for."""
     platform: str = ""
     manager: str = ""
     """`apk` or `apt`."""
     packages: tuple[str, ...] = ()
     network: bool = True
-    """Whether packages may be fetched; steps never see a network."""
+    """Whether packages and `fetch` get a network; steps never see one."""
     mount: Mapping[str, str] = field(default_factory=dict)
     """Source id → folder in the container, read-only."""
     env: Mapping[str, str] = field(default_factory=dict)
