@@ -159,5 +159,6 @@ def _templates(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...], str]]:
 def _build_templates(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...], str]]:
     build = recipe.build
     if build is not None:
-        texts = (*build.images.values(), *build.fetch, *build.steps, build.platform, *build.packages, *build.env.values())
+        scripts = (*build.fetch, *build.steps)
+        texts = (*build.images.values(), *scripts, build.platform, *build.packages, *build.env.values())
         yield from ((text, BUILD_WORDS, build.where) for text in texts)
