@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from baker.errors import ImageError
+from baker.formats import NATIVE_QCOW2, check_form, prove_disk, takes_over, write_disk
+from baker.formats.probe import image_info
 from baker.origin import Origin, check_qcow2, prove_edited
 from baker.qcow2 import write_qcow2
 from baker.run import Bounds, CommandFailed, run
 from baker.sparse import LeadingDigest, clone, file_sha256
 from baker.vendor import DiskFormat
-
-_NATIVE = DiskFormat("qcow2", (("compat", "0.10"),), compress=True)
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """What qemu-img says of a disk image; `virtual_size` in bytes."""
-
-    format: str
-    virtual_size: int
-
-
-def image_info(path: Path, assume: str | None = None) -> ImageInfo:
-    """Probe an image file. `assume` names the format where it cannot be probed safely (raw, fixed VHD).
-
-    Raises ImageError for a file qemu-img cannot read, and for one that names other files (a backing file, an external
-    data file or extents): an image is untrusted, and following its references would read any file we can read.
-    """
-    argv = ["qemu-img", "info", "--output=json", *(["-f", assume] if assume else []), os.fspath(path)]
-    try:
-        found: dict[str, Any] = json.loads(run(argv, bounds=Bounds()).text)
-    except CommandFailed as error:
-        raise ImageError(f"{path.name} is not a readable disk image.", error.message) from error
-    specific = found.get("format-specific", {}).get("data", {})
-    extents = {extent.get("filename") for extent in specific.get("extents", [])}
-    if "backing-filename" in found or "data-file" in specific or extents - {os.fspath(path)}:
-        raise ImageError(
-            f"{path.name} refers to another file, which a disk image from outside must not.",
-            "Flatten it first: qemu-img convert -O qcow2 IMAGE FLAT.",
-        )
-    return ImageInfo(str(found["format"]), int(found["virtual-size"]))
 
 
 def to_raw(source: Path, target: Path) -> None:
@@ -66,7 +34,7 @@ def to_raw(source: Path, target: Path) -> None:
 
 def edits_in_place(disk: DiskFormat) -> bool:
     """Whether `encode` can make this format of an image's origin and the raw disk of its edited parts."""
-    return disk == _NATIVE
+    return disk == NATIVE_QCOW2
 
 
 def encode(
@@ -74,32 +42,31 @@ def encode(
     target: Path,
     disk: DiskFormat,
     jobs: int,
+    seed: str = "",
     origin: Origin | None = None,
     leading: LeadingDigest | None = None,
 ) -> str:
-    """Write the raw disk as `disk.format` to the new file `target`, prove that it holds the same disk, and return
+    """Write the raw disk as the new file `target` in the format `disk`, prove that it holds the same disk, and return
     the sha256 of the file.
 
-    `jobs` threads take part; the bytes do not depend on it. With `origin` (see `edits_in_place`) what `raw` lacks is
-    taken from there. A raw result takes the source over by renaming it, so `raw` is gone then; `leading` has begun
-    its digest.
+    `jobs` threads take part; the bytes do not depend on it, but on `seed` where the format wants something unique.
+    With `origin` (see `edits_in_place`) what `raw` lacks is taken from there. Where the format `takes_over` the disk
+    `raw` is gone then, and `leading` has begun the digest.
     Raises ImageError when format, size or content read back differ.
     """
-    if disk.format == "raw":
-        raw.rename(target)
-        return settle(target, leading)
-    if disk != _NATIVE:
-        _convert(raw, target, disk)
-    elif origin is None:
-        write_qcow2(raw, target, jobs)
+    size = raw.stat().st_size
+    if origin is None:
+        write_disk(raw, target, disk, jobs, seed)
     else:
         write_qcow2(raw, target, jobs, origin.image, origin.kept)
     with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(settle, target)
-        if origin is None:
-            prove_same(raw, target, disk.format)
+        digest = pool.submit(settle, target, leading if takes_over(disk) else None)
+        if takes_over(disk):
+            check_form(target, disk, size)
+        elif origin is None:
+            prove_disk(raw, target, disk)
         else:
-            _prove_sound(raw, target, disk.format)
+            check_form(target, disk, size)
             prove_edited(raw, target, origin)
         return digest.result()
 
@@ -109,36 +76,3 @@ def settle(file: Path, leading: LeadingDigest | None = None) -> str:
     with file.open("rb") as opened, ThreadPoolExecutor(1) as pool:
         pool.submit(os.fsync, opened.fileno())
         return leading.complete(file) if leading else file_sha256(file)
-
-
-def _convert(raw: Path, target: Path, disk: DiskFormat) -> None:
-    options = ",".join(f"{name}={value}" for name, value in disk.options)
-    # Sixteen coroutines overlap reading with compressing; out-of-order writes (-W) would be faster still but give
-    # other bytes on each run.
-    run([
-        "qemu-img", "convert", "-m", "16", *(["-c"] if disk.compress else []),
-        "-f", "raw", "-O", disk.format, *(["-o", options] if options else []), raw, target,
-    ])  # fmt: skip
-
-
-def prove_same(raw: Path, target: Path, expected_format: str) -> None:
-    """Read an encoded image back: its format, its virtual size, its own consistency, and every byte of the disk."""
-    _prove_sound(raw, target, expected_format)
-    try:
-        run(["qemu-img", "compare", "-f", "raw", "-F", expected_format, raw, target])
-    except CommandFailed as error:
-        raise ImageError(f"{target.name} does not hold the disk it was made of.", error.message) from error
-
-
-def _prove_sound(raw: Path, target: Path, expected_format: str) -> None:
-    info = image_info(target)
-    size = raw.stat().st_size
-    if (info.format, info.virtual_size) != (expected_format, size):
-        raise ImageError(
-            f"{target.name} came out as {info.format} of {info.virtual_size} bytes "
-            f"instead of {expected_format} of {size} bytes."
-        )
-    try:
-        run(["qemu-img", "check", "-q", "-f", expected_format, target])
-    except CommandFailed as error:
-        raise ImageError(f"{target.name} came out inconsistent.", error.message) from error

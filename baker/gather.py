@@ -8,9 +8,10 @@ from pathlib import Path
 
 from baker.admission import admit
 from baker.bases import PlannedVendor, choose_source
-from baker.convert import edits_in_place, image_info, to_raw
+from baker.convert import edits_in_place, to_raw
 from baker.disk import probe_fs, read_table
 from baker.errors import ImageError, UsageError, VerificationError
+from baker.formats.probe import image_info
 from baker.gpt import read_gpt
 from baker.inspection import read_os_release
 from baker.job import Job

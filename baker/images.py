@@ -101,7 +101,9 @@ def _make_image(job: Job, stage: Stage, item: PlannedVendor, raw: Path, oem: lis
         check_filesystems(raw, read_table(raw), ["ROOT", "OEM"], job.work)
     target = job.out / vendor.image
     with job.console.step(f"{vendor.name}: write {vendor.image}"):
-        digest = encode(raw, target, vendor.disk, job.plan.jobs, stage.origin, stage.leading)
+        digest = encode(
+            raw, target, vendor.disk, job.plan.jobs, f"{job.plan.id} {vendor.name}", stage.origin, stage.leading
+        )
     return Artifact(target, vendor.disk.format, target.stat().st_size, digest, vendor.name)
 
 

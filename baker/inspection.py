@@ -11,10 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from baker.convert import image_info, to_raw
+from baker.convert import to_raw
 from baker.debugfs import Debugfs
 from baker.disk import extract, read_table
 from baker.errors import ImageError
+from baker.formats.probe import image_info
 from baker.inject import Editor
 from baker.layout import describe
 from baker.model import Arch, Node, Partition

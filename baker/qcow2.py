@@ -13,21 +13,15 @@ import struct
 import sys
 import zlib
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from baker import stopping
+from baker.blocks import BLOCK, chunks, deflate, shrinks, side_by_side, used_blocks
 from baker.errors import ImageError
-from baker.sparse import clone, data_extents
+from baker.sparse import clone
 
-T = TypeVar("T")
-S = TypeVar("S")
-
-CLUSTER = 1 << 16
+CLUSTER = BLOCK
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 _MAGIC, _VERSION, _CLUSTER_BITS = b"QFI\xfb", 2, 16
 _SECTOR = 512
@@ -39,13 +33,8 @@ _PER_TABLE = CLUSTER // 8
 _PER_REFCOUNT_BLOCK = CLUSTER // 2
 _LARGEST = 1 << 40  # bytes of a disk; above it the tables themselves would be a burden
 _ZEROS = bytes(CLUSTER)
-
-_CHUNK = 16  # clusters that a thread takes at once
+_WINDOW = -12  # raw deflate, as the format wants it
 _PACK = 4 << 20  # bytes of compressed clusters that are written in one go, so that little of the last cluster is lost
-# Squashfs, EROFS and compressed btrfs are most of an image and do not shrink; zlib takes as long to find that out as
-# to compress. Two samples of a cluster tell it at a sixteenth of the cost. Level 3 instead of 6 is 1.5 times as fast
-# and gives 3 % more of what does shrink.
-_LEVEL, _SAMPLE, _HOPELESS = 3, 2048, 0.95
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ class Qcow2:
                         os.pwrite(disk.fileno(), data[: self.size - start], start)
 
             used = [index for part in clusters for index in part if self.entries[index]]
-            for _ in _side_by_side(copy, _chunks(used), jobs):
+            for _ in side_by_side(copy, chunks(used), jobs):
                 pass
 
     def cluster(self, fd: int, index: int) -> bytes:
@@ -84,7 +73,7 @@ class Qcow2:
         if not entry & _COMPRESSED:
             return stored.ljust(CLUSTER, b"\0")
         try:
-            data = zlib.decompressobj(-12).decompress(stored, CLUSTER)
+            data = zlib.decompressobj(_WINDOW).decompress(stored, CLUSTER)
         except zlib.error as error:
             raise ImageError(f"{self.path.name} is damaged: a cluster cannot be decompressed.", str(error)) from None
         if len(data) != CLUSTER:
@@ -136,7 +125,7 @@ def write_qcow2(raw: Path, target: Path, jobs: int, base: Qcow2 | None = None, k
         if base is not None:
             for part in kept:
                 writer.entries[part.start : part.stop] = base.entries[part.start : part.stop]
-        for encoded in _side_by_side(encoder.encode, _chunks(_used(disk.fileno(), kept)), jobs):
+        for encoded in side_by_side(encoder.encode, chunks(used_blocks(disk.fileno(), kept)), jobs):
             for item in encoded:
                 writer.put(item)
         writer.finish(size)
@@ -173,10 +162,8 @@ class _Encoder:
         base = self._base
         if base is not None and index < len(base.entries) and base.cluster(self._copy, index) == data:
             return _Encoded(index, entry=base.entries[index])
-        middle = CLUSTER // 2
-        sample = data[:_SAMPLE] + data[middle : middle + _SAMPLE]
-        if len(_deflate(sample)) < len(sample) * _HOPELESS:
-            compressed = _deflate(data)
+        if shrinks(data):
+            compressed = deflate(data, _WINDOW)
             if len(compressed) < CLUSTER:
                 return _Encoded(index, compressed, compressed=True)
         return _Encoded(index, data)
@@ -259,11 +246,6 @@ class _Writer:
         return at
 
 
-def _deflate(data: bytes) -> bytes:
-    engine = zlib.compressobj(_LEVEL, zlib.DEFLATED, -12, 9)
-    return engine.compress(data) + engine.flush()
-
-
 def _place(entry: int) -> tuple[int, int]:
     """Offset and greatest length in the file of what an entry refers to."""
     if not entry & _COMPRESSED:
@@ -298,45 +280,6 @@ def _refcount_space(clusters: int) -> tuple[int, int]:
         blocks = -(-(clusters + blocks + table) // _PER_REFCOUNT_BLOCK)
         table = -(-blocks // _PER_TABLE)
     return blocks, table
-
-
-def _used(disk: int, kept: Sequence[range]) -> Iterator[int]:
-    """The clusters of a raw disk that hold data, in order and each once, without those `kept`."""
-    done = 0
-    for offset, length in data_extents(disk):
-        for index in range(max(done, offset // CLUSTER), -(-(offset + length) // CLUSTER)):
-            if not any(index in part for part in kept):
-                yield index
-            done = index + 1
-
-
-def _chunks(indexes: Iterable[int]) -> Iterator[list[int]]:
-    """Runs of clusters that follow each other, none longer than a thread should take."""
-    run: list[int] = []
-    for index in indexes:
-        if run and (index != run[-1] + 1 or len(run) == _CHUNK):
-            yield run
-            run = []
-        run.append(index)
-    if run:
-        yield run
-
-
-def _side_by_side(work: Callable[[S], T], items: Iterable[S], jobs: int) -> Iterator[T]:
-    """The results of `work` in the order of the items, with little more done ahead than there are threads."""
-    with ThreadPoolExecutor(jobs) as pool:
-        pending: deque[Future[T]] = deque()
-        try:
-            for item in items:
-                stopping.check()
-                pending.append(pool.submit(work, item))
-                if len(pending) > 4 * jobs:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def _aligned(offset: int) -> int:

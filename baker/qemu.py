@@ -11,8 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from baker.convert import image_info, to_raw
+from baker.convert import to_raw
 from baker.errors import EnvironmentFault, ImageError, UsageError
+from baker.formats.probe import image_info
 from baker.model import Arch
 from baker.run import Bounds, CommandFailed, need, run
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from baker.convert import encode, image_info, prove_same, to_raw
+from baker.convert import encode, to_raw
 from baker.errors import ImageError
+from baker.formats import NATIVE_QCOW2 as QCOW2
+from baker.formats import prove_disk
+from baker.formats.probe import image_info
 from baker.run import run
 from baker.sparse import content_digest
 from baker.vendor import DiskFormat
-
-QCOW2 = DiskFormat("qcow2", (("compat", "0.10"),), compress=True)
 
 
 @pytest.fixture
@@ -54,17 +55,17 @@ def test_a_result_with_one_other_byte_is_refused(raw: Path, tmp_path: Path) -> N
         file.seek(30 << 20)
         file.write(b"x")
     with pytest.raises(ImageError, match="does not hold the disk"):
-        prove_same(raw, target, "qcow2")
+        prove_disk(raw, target, QCOW2)
 
 
 def test_a_result_of_another_size_or_format_is_refused(raw: Path, tmp_path: Path) -> None:
     target = tmp_path / "disk.img"
     encode(raw, target, QCOW2, jobs=2)
     with pytest.raises(ImageError, match="instead of raw"):
-        prove_same(raw, target, "raw")
+        prove_disk(raw, target, DiskFormat("raw"))
     os.truncate(raw, 65 << 20)
     with pytest.raises(ImageError, match="bytes"):
-        prove_same(raw, target, "qcow2")
+        prove_disk(raw, target, QCOW2)
 
 
 def test_an_image_that_points_at_another_file_is_refused(raw: Path, tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from sysexts import make_sysext
 
 from baker import config, lock
 from baker.btrfs_tree import _Tree, read_super
-from baker.convert import image_info
 from baker.debugfs import Inode, _Output, _parse_dump
 from baker.disk import DiskTable
 from baker.e2fs import read_superblock
 from baker.erofs import Damaged
 from baker.errors import BakeError, ImageError, UsageError, VerificationError
+from baker.formats.probe import image_info
 from baker.gpt import read_gpt
 from baker.guest import FrameCollector, parse_report
 from baker.model import Arch, Partition

@@ -70,7 +70,9 @@ def test_an_edit_in_place_equals_an_edit_of_the_whole_disk(published: Path, tmp_
     for name in ("edited.raw", "whole.raw"):
         with OfflineEditor(tmp_path / name, tmp_path, 1) as editor:
             editor.apply("ROOT", edits)
-    digests = {encode(tmp_path / "edited.raw", tmp_path / f"{jobs}.img", QCOW2, jobs, origin) for jobs in (1, 2, 5)}
+    digests = {
+        encode(tmp_path / "edited.raw", tmp_path / f"{jobs}.img", QCOW2, jobs, origin=origin) for jobs in (1, 2, 5)
+    }
     assert digests == {file_sha256(tmp_path / "1.img")}
     to_raw(tmp_path / "1.img", tmp_path / "made.raw")
     assert content_digest(tmp_path / "made.raw") == content_digest(tmp_path / "whole.raw")
@@ -79,7 +81,8 @@ def test_an_edit_in_place_equals_an_edit_of_the_whole_disk(published: Path, tmp_
 def test_the_published_image_stays_untouched(published: Path, tmp_path: Path) -> None:
     before = file_sha256(published)
     published.chmod(0o444)
-    encode(tmp_path / "edited.raw", tmp_path / "made.img", QCOW2, 2, unpacked(published, tmp_path / "edited.raw"))
+    origin = unpacked(published, tmp_path / "edited.raw")
+    encode(tmp_path / "edited.raw", tmp_path / "made.img", QCOW2, 2, origin=origin)
     assert file_sha256(published) == before
 
 
@@ -94,7 +97,7 @@ def damage(path: Path, at: int) -> None:
 def test_a_changed_byte_anywhere_is_noticed(published: Path, tmp_path: Path) -> None:
     raw, made = tmp_path / "edited.raw", tmp_path / "made.img"
     origin = unpacked(published, raw)
-    encode(raw, made, QCOW2, 2, origin)
+    encode(raw, made, QCOW2, 2, origin=origin)
     prove_edited(raw, made, origin)
     usr = offset("old", "USR-A") // CLUSTER
     for at in (
@@ -115,7 +118,7 @@ def test_kept_data_that_is_found_no_more_is_noticed(published: Path, tmp_path: P
     origin = unpacked(published, raw)
     usr = offset("old", "USR-A") // CLUSTER
     without = tuple(part for part in origin.kept if usr not in part)
-    encode(raw, made, QCOW2, 2, dataclasses.replace(origin, kept=without))
+    encode(raw, made, QCOW2, 2, origin=dataclasses.replace(origin, kept=without))
     with pytest.raises(ImageError, match="does not refer to the data"):
         prove_edited(raw, made, origin)
 

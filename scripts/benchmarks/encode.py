@@ -8,11 +8,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from baker.convert import encode
+from baker.formats import NATIVE_QCOW2
 from baker.qcow2 import write_qcow2
-from baker.vendor import DiskFormat
 
 jobs, raw, target = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 if sys.argv[4:] == ["prove"]:
-    encode(raw, target, DiskFormat("qcow2", (("compat", "0.10"),), compress=True), jobs)
+    encode(raw, target, NATIVE_QCOW2, jobs)
 else:
     write_qcow2(raw, target, jobs)
