@@ -236,7 +236,7 @@ class ContainerBuild:
     script: str = ""
     """Name of a script in the recipe's folder, instead of steps."""
     fetch: tuple[str, ...] = ()
-    """Lines that run before the steps, with a network, for dependencies that a lock file in the sources vouches for."""
+    """Lines that run before the steps, with a network: for dependencies that a lock file in the sources names."""
     platform: str = ""
     manager: str = ""
     """`apk` or `apt`."""
