@@ -1,4 +1,4 @@
-"""The finished tree, judged before it is packed: what the engine promises of every extension, and the recipe's tests."""
+"""The finished tree, judged before it is packed: what the engine promises, and what the recipe itself tests."""
 
 from __future__ import annotations
 
