@@ -16,6 +16,7 @@ DISK_FORMATS = ("raw", "qcow2", "vpc", "vhdx", "vmdk", "vdi", "parallels")
 BUNDLE_FORMATS = ("ova", "box", "tgz", "gce", "zip")
 COMPRESSIONS = ("bz2", "gz", "zip", "zst")
 """The compressions around a finished image; each is also its suffix."""
+MEASURES = ("disk", "file", "compression")
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,14 @@ class Console:
 class ExtraFile:
     """A file beside the image or in a bundle: rendered from a template, or UEFI firmware (`code` or `vars`).
 
-    The name of a bundle's member may contain folders.
+    `secure` asks for firmware that enforces Secure Boot. The name of a bundle's member may contain folders.
     """
 
     name: str
     template: str = ""
     firmware: str = ""
     mode: int = 0o644
+    secure: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,9 @@ class Bundle:
 class Rule:
     """What the platform demands of an image, checked by `platform.py`.
 
-    `measure` is `disk` (virtual size) or `file` (the file that is handed over); `at_least`, `at_most`, `multiple`
-    are bytes, 0 for no such demand. `says` is the rule as a sentence, `source` the document it is from. `severity` is
+    `measure` is `disk` (virtual size), `file` (the file that is handed over) or `compression` (around it). Of sizes
+    `at_least`, `at_most` and `multiple` are bytes, 0 for no such demand; of compressions `one_of` are those that the
+    platform takes, "" for none. `says` is the rule as a sentence, `source` the document it is from. `severity` is
     `error` where the platform refuses other images, `warning` where it may.
     """
 
@@ -113,6 +116,7 @@ class Rule:
     at_least: int = 0
     at_most: int = 0
     multiple: int = 0
+    one_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from baker.vendor import (
     BUNDLE_FORMATS,
     COMPRESSIONS,
     DISK_FORMATS,
+    MEASURES,
     Bundle,
     Console,
     DiskFormat,
@@ -173,6 +174,7 @@ class _Reader:
             table.take("template", str, ""),
             "" if inner else table.take("firmware", str, ""),
             int(mode, 8),
+            False if inner else table.take("secure", bool, False),
         )
         table.done()
         if bool(extra.template) == bool(extra.firmware):
@@ -187,17 +189,25 @@ class _Reader:
     def _rule(self, table: Table) -> Rule:
         rule = Rule(
             name=self._plain(table.take("name", str), "name"),
-            measure=self._one_of(table.take("measure", str), ("disk", "file"), "measure"),
+            measure=self._one_of(table.take("measure", str), MEASURES, "measure"),
             says=table.take("says", str),
             source=table.take("source", str),
             severity=self._one_of(table.take("severity", str, "error"), ("error", "warning"), "severity"),
             at_least=self._size(table, "at_least"),
             at_most=self._size(table, "at_most"),
             multiple=self._size(table, "multiple"),
+            one_of=tuple(
+                self._optional(word.removeprefix("none"), COMPRESSIONS, "compression")
+                for word in table.strings("one_of", ())
+            ),
         )
         table.done()
-        if not (rule.at_least or rule.at_most or rule.multiple):
-            raise UsageError(f"{self._path}: the rule {rule.name} needs at_least, at_most or multiple.")
+        sizes = rule.at_least or rule.at_most or rule.multiple
+        if bool(sizes) == bool(rule.one_of) or bool(rule.one_of) != (rule.measure == "compression"):
+            raise UsageError(
+                f"{self._path}: the rule {rule.name} needs at_least, at_most or multiple, "
+                "or one_of if it measures compression."
+            )
         return rule
 
     def _size(self, table: Table, key: str) -> int:

@@ -68,12 +68,12 @@ def test_a_template_must_exist_and_stay_in_its_folder(tmp_path: Path) -> None:
 
 def test_an_unknown_vendor_is_met_with_the_nearest_names() -> None:
     with pytest.raises(UsageError) as caught:
-        find_vendors(["qemu_efi"], Arch.X86_64, load_vendors())
+        find_vendors(["qemu_uefy"], Arch.X86_64, load_vendors())
     assert "qemu_uefi" in str(caught.value.hint)
 
 
 def test_part_of_a_name_is_not_a_vendor() -> None:
-    for word in ("qemu", "gen", ".", ""):
+    for word in ("qemu_", "gen", ".", ""):
         with pytest.raises(UsageError):
             find_vendors([word], Arch.X86_64, load_vendors())
 
