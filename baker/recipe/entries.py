@@ -379,13 +379,11 @@ def read_stream(table: LineTable) -> Stream:
     """[[stream]]."""
     stream = Stream(
         table.take("name", str), table.take("pattern", str), table.take("target", str, ""),
-        one_of(table, "per", ("minor",), ""), table.take("instances", int, 3), table.place(),
+        one_of(table, "per", ("minor",), ""), table.place(),
     )  # fmt: skip
     table.done()
     if stream.pattern.count("@v") != 1 or "/" in stream.pattern:
         raise UsageError(f"{table.place('pattern')}: pattern must be a file name with one @v in it.")
-    if stream.instances < 2:
-        raise UsageError(f"{table.place('instances')}: an update needs room for 2 instances at least.")
     return stream
 
 

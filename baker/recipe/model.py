@@ -275,7 +275,6 @@ class Stream:
     """The extension whose folder and link it updates; "" for the recipe's name."""
     per: str = ""
     """`minor`: one for each minor version."""
-    instances: int = 3
     where: str = field(default="", compare=False)
 
 
