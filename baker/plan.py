@@ -24,6 +24,7 @@ from baker.errors import EnvironmentFault, UsageError
 from baker.lock import Lock
 from baker.manifest import RECORDS
 from baker.model import Arch, InstallTarget, Release
+from baker.platform import check_platform, enforce, expected_size
 from baker.printable import printable
 from baker.publish import unfinished
 from baker.request import BakeRequest, InstallTo, SysextRequest
@@ -292,6 +293,10 @@ def _sources(
         )
     else:
         planned = tuple(choose_source(vendor, request.base, len(vendors), release, services) for vendor in vendors)
+    for item in planned:
+        if item.vendor.retired:
+            services.console.warn(f"{item.vendor.name}: {item.vendor.retired}")
+        enforce(check_platform(item.vendor, expected_size(item.vendor, release.version)), services.console)
     if request.image:
         return tuple(dataclasses.replace(item, source=str(request.image)) for item in planned)
     return planned

@@ -15,10 +15,12 @@ from baker.layout import expected_disk_size
 from baker.vendor import Rule, Vendor, numbers
 
 _GIB = 1 << 30
+_VHD_FOOTER = 512
+_VHD_FORMAT = "Virtual Hard Disk Image Format Specification 1.0"
 
 _VHD = Rule(
     name="largest-vhd", measure="disk", at_most=2040 * _GIB, says="a VHD holds at most 2040 GiB",
-    source="Virtual Hard Disk Image Format Specification 1.0",
+    source=_VHD_FORMAT,
 )  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def check_platform(vendor: Vendor, virtual_size: int, file: Path | None = None) 
     is none.
     """
     breaches = []
-    for rule in _rules(vendor):
+    for rule in (*vendor.rules, *_format_rules(vendor, virtual_size)):
         if rule.measure == "compression":
             found = None if vendor.bundle or vendor.compress in rule.one_of else vendor.compress or "not compressed"
         elif rule.measure == "disk":
@@ -77,11 +79,16 @@ def enforce(breaches: Iterable[Breach], console: Console) -> None:
         console.warn(str(breach))
 
 
-def _rules(vendor: Vendor) -> tuple[Rule, ...]:
-    """The vendor's own rules, and those of its disk format."""
+def _format_rules(vendor: Vendor, virtual_size: int) -> list[Rule]:
+    """The rules of the disk's format."""
     if vendor.disk.format != "vpc":
-        return vendor.rules
-    return (*vendor.rules, _VHD)
+        return []
+    rules = [_VHD]
+    if dict(vendor.disk.options).get("subformat") == "fixed" and vendor.result == vendor.image:
+        size = virtual_size + _VHD_FOOTER
+        says = f"a fixed VHD is the disk and a footer of {_VHD_FOOTER} bytes"
+        rules.append(Rule("fixed-vhd", "file", says, _VHD_FORMAT, at_least=size, at_most=size))
+    return rules
 
 
 def _size_breach(rule: Rule, size: int) -> str | None:
