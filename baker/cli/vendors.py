@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from baker.cli import options
 
 
-def vendors(folders: options.VendorsOption = None, json: options.JsonOption = False) -> None:
+def vendors(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show everything about one vendor.")] = None,
+    folders: options.VendorsOption = None,
+    json: options.JsonOption = False,
+) -> None:
     """List who images can be made for."""
     from json import dumps
 
+    from baker.vendor import find_vendor
     from baker.vendor_files import load_vendors
+    from baker.vendor_text import vendor_details, vendor_row, vendor_table
 
-    found = load_vendors(folders or ())
-    if json:
-        rows = [
-            {"name": item.name, "summary": item.summary, "arches": list(item.arches), "layout": item.layout,
-             "format": item.disk.format, "outputs": list(item.outputs)}
-            for item in found.values()
-        ]  # fmt: skip
-        typer.echo(dumps(rows, indent=2))
+    known = load_vendors(folders or ())
+    if name is not None:
+        found = find_vendor(name, known)
+        typer.echo(dumps(vendor_row(found), indent=2) if json else vendor_details(found))
         return
-    width = max(len(name) for name in found)
-    for item in found.values():
-        typer.echo(f"{item.name:{width}}  {item.disk.format:6}  {', '.join(item.arches):14}  {item.summary}")
+    shown = list(known.values())
+    typer.echo(dumps([vendor_row(item) for item in shown], indent=2) if json else vendor_table(shown))
