@@ -22,6 +22,7 @@ from baker.packing.ext import write_ext
 from baker.packing.squashfs import write_squashfs
 from baker.packing.staging import stage
 from baker.packing.tree import Entry, directory, identity, read_tree, text_file
+from baker.packing.verity import protect
 from baker.publish import give_name
 from baker.schema import suggest
 from baker.stopping import unbroken
@@ -62,7 +63,13 @@ class PackOptions:
     epoch: int = 0
     """The time of everything in the image: seconds since 1970."""
     keep_modes: bool = False
+    """Keep all permissions of files and folders, not only whether a file can be executed."""
     drop_capabilities: bool = False
+    """Leave file capabilities out instead of refusing them."""
+    verity: bool = False
+    """Make a disk image whose content the kernel checks by dm-verity; needs systemd-repart. Its salt is random."""
+    signing: tuple[Path, Path] | None = None
+    """Private key and certificate (PEM) that sign the verity hash."""
 
     def __post_init__(self) -> None:
         validate_name(self.name)
@@ -80,6 +87,15 @@ class PackOptions:
             raise UsageError(f"{self.os_id!r} is no ID of an operating system.", "Use _any or flatcar.")
         if not 0 <= self.epoch <= MAX_EPOCH:
             raise UsageError(f"The epoch {self.epoch} is out of range.", f"Give seconds from 0 to {MAX_EPOCH}.")
+        if self.has_verity and self.arch is None:
+            raise UsageError("An image with verity is made for one architecture.", "Say which: --arch x86-64")
+        for file in self.signing or ():
+            if not file.is_file():
+                raise UsageError(f"There is no file {file} to sign with.", "Give a key and a certificate: KEY,CERT")
+
+    @property
+    def has_verity(self) -> bool:
+        return self.verity or self.signing is not None
 
     @property
     def release_text(self) -> str:
@@ -115,6 +131,9 @@ def pack(tree: Path, target: Path, options: PackOptions, *, own: bool = False, f
     with WorkFolder(target.absolute().parent) as work:
         image = work / "image.raw"
         _write(entries, image, options, own)
+        if options.has_verity:
+            assert options.arch is not None
+            image = protect(image, options.arch, options.signing)
         check_listing(image, entries)
         publish_image(image, target, force)
 

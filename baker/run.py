@@ -34,7 +34,8 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm",
     "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "btrfs": "btrfs-progs",
     "mdir": "mtools", "fsck.vfat": "dosfstools", "blkid": "util-linux", "unsquashfs": "squashfs-tools",
-    "mksquashfs": "squashfs-tools", "fsck.erofs": "erofs-utils", "mkfs.erofs": "erofs-utils", "mke2fs": "e2fsprogs", "systemd-repart": "systemd",
+    "mksquashfs": "squashfs-tools", "fsck.erofs": "erofs-utils", "mkfs.erofs": "erofs-utils", "mke2fs": "e2fsprogs",
+    "systemd-repart": "systemd",
     "sudo": "sudo",
 }  # fmt: skip
 ESSENTIAL = ("gpg", "qemu-img", "debugfs", "e2fsck", "resize2fs", "btrfs", "blkid", "unsquashfs")

@@ -106,14 +106,20 @@ def builtins_replaced(path: Path, version: str | None) -> set[str]:
     return conflicting_builtins(nodes) if has_builtins(version) else set()
 
 
-def lint(sysext: Sysext, arch: Arch, version: str | None) -> list[Finding]:
-    """Everything that speaks against baking `sysext` into the release `version` (None: not known) for `arch`."""
+def names_within(contents: Contents) -> list[str]:
+    """The names of all extension-release files of a tree, in order; a sound sysext has one."""
+    prefix = f"{resolve(contents, RELEASE_FOLDER)}/{RELEASE_PREFIX}"
+    return sorted(path.removeprefix(prefix) for path in contents.nodes if path.startswith(prefix))
+
+
+def lint(sysext: Sysext, arch: Arch | None, version: str | None) -> list[Finding]:
+    """Everything that speaks against baking `sysext` into the release `version` for `arch` (None: not known)."""
     with open_contents(sysext.path) as opened:
         findings = list(_check_filesystem(opened, sysext, version))
         if opened.contents is not None:
             findings += _check_release(opened.contents, sysext, arch, version)
             findings += check_tree(opened.contents.nodes, sysext.name, version)
-            if not sysext.architecture:
+            if arch is not None and not sysext.architecture:
                 findings += check_programs(opened.contents, sysext.name, arch)
     return findings
 
@@ -150,14 +156,14 @@ def _check_filesystem(opened: Opened, sysext: Sysext, version: str | None) -> It
         )  # fmt: skip
 
 
-def _check_release(contents: Contents, sysext: Sysext, arch: Arch, version: str | None) -> Iterator[Finding]:
+def _check_release(contents: Contents, sysext: Sysext, arch: Arch | None, version: str | None) -> Iterator[Finding]:
     """The rules by which systemd-sysext decides whether an image fits its host."""
     name, wanted = sysext.name, f"{RELEASE_PREFIX}{sysext.name}"
     fields = _read_release(contents, sysext.path, name)
     if not fields.get("ID"):
         yield _missing_release(contents, name, wanted)
         return
-    if sysext.architecture not in ("", "_any", arch):
+    if arch is not None and sysext.architecture not in ("", "_any", arch):
         yield Finding(
             "arch-mismatch", f"The sysext {name} is for {sysext.architecture}, the image is for {arch}.",
             True, f"Get the {arch} build of it, or choose the other --arch.",
@@ -185,9 +191,8 @@ def _check_release(contents: Contents, sysext: Sysext, arch: Arch, version: str 
 
 def _missing_release(contents: Contents, name: str, wanted: str) -> Finding:
     """Why there is no ID: no file of this name, one of another name, or one without an ID."""
-    prefix = f"{resolve(contents, RELEASE_FOLDER)}/{RELEASE_PREFIX}"
-    found = sorted(path.rpartition("/")[2] for path in contents.nodes if path.startswith(prefix))
-    if wanted in found:
+    found = names_within(contents)
+    if name in found:
         return Finding(
             "missing-id", f"The file {wanted} of the sysext {name} has no ID=, so Flatcar skips the sysext.", True
         )
@@ -197,10 +202,10 @@ def _missing_release(contents: Contents, name: str, wanted: str) -> Finding:
             "missing-release", f"The sysext {name} has no {RELEASE_FOLDER.lstrip('/')}/{wanted}; {consequence}.", True,
             "It is no sysext for Flatcar, or was not built to the end.",
         )  # fmt: skip
-    others = ", ".join(repr(file.removeprefix(RELEASE_PREFIX)) for file in found[:3])
+    others = ", ".join(map(repr, found[:3]))
     return Finding(
         "name-mismatch", f"The sysext would be linked as {name}.raw but calls itself {others}; {consequence}.", True,
-        f"Bake it under its own name: {found[0].removeprefix(RELEASE_PREFIX)}:FILE.",
+        f"Bake it under its own name: {found[0]}:FILE.",
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from baker.errors import ImageError
+from baker.errors import ImageError, UsageError
 from baker.model import Arch, Injection
 
 MAX_CONFIG_SIZE = 64 * 1024
@@ -101,6 +101,24 @@ def _read_ini(data: bytes) -> dict[tuple[str, str], list[str]]:
             raise ImageError(f"has the unknown key {key!r} in [{section}]")
         values.setdefault((section, key), []).append(value)
     return values
+
+
+def transfer_config(name: str, pattern: str, url: str) -> str:
+    """The transfer config by which systemd-sysupdate keeps the sysext `name` up to date, laid out as bakes do.
+
+    `pattern` is a file name with `@v` for the version and `%a` for the architecture, `url` the folder of the files.
+    Nobody signs what bakeries publish: https and the SHA256SUMS there are all there is. UsageError for a config that
+    would be refused by `lint_config`.
+    """
+    text = (
+        "[Transfer]\nVerify=false\n\n"
+        f"[Source]\nType=url-file\nPath={url.rstrip('/')}/\nMatchPattern={pattern}\n\n"
+        f"[Target]\nInstancesMax=3\nType=regular-file\nPath=/opt/extensions/{name}\n"
+        f"MatchPattern={pattern}\nCurrentSymlink=/etc/extensions/{name}.raw\n"
+    )
+    if problem := lint_config(text.encode(), name):
+        raise UsageError(f"There can be no update config for {name}: {problem}.")
+    return text
 
 
 def lint_config(data: bytes, name: str) -> str:

@@ -15,6 +15,7 @@ from sysexts import make_sysext, pack, write_tree
 
 from baker.contents import open_contents, resolve
 from baker.errors import ImageError, UsageError
+from baker.run import run
 from baker.sysext import MAX_RELEASE_SIZE, parse_release, read_sysext, validate_name
 
 
@@ -102,8 +103,10 @@ def test_a_compressed_release_file_of_an_erofs_is_read(tmp_path: Path) -> None:
 
 
 def test_a_filesystem_we_cannot_read_is_named(tmp_path: Path) -> None:
-    sysext = read_sysext(make_sysext(tmp_path, "tool", fs="btrfs"), "tool")
-    assert (sysext.fs, sysext.os_id) == ("btrfs", "")
+    image = make_sysext(tmp_path, "tool", fs="ddi")
+    run(["sfdisk", "--quiet", "--part-type", image, "1", "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"])  # swap
+    sysext = read_sysext(image, "tool")
+    assert (sysext.fs, sysext.os_id) == ("ddi", "")
 
 
 @pytest.mark.parametrize(

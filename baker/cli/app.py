@@ -16,6 +16,7 @@ COMMANDS = {
     "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that its extensions merge."),
     "verify": ("baker.cli.verify", "verify", "Check that the files of a bake are what its manifest says."),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
+    "sysext": ("baker.cli.sysext", "sysext_app", "Pack a folder as a sysext; look into sysexts and check them."),
     "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it, without baking."),
     "cache": ("baker.cli.cache", "cache_app", "See and empty the cache of verified downloads."),
     "doctor": ("baker.cli.doctor", "doctor", "Check that this machine has what a bake needs, or clean up."),
