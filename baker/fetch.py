@@ -10,9 +10,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +21,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from baker import __version__
 from baker.console import Console
 from baker.errors import NetworkError
+from baker.http_faults import host_of, reason_of, retry_after, root_cause, unconnected
 from baker.partial import Answer, Partial, total_size
 
 if TYPE_CHECKING:
@@ -56,6 +57,16 @@ class _Transient(Exception):
         self.final = final
         self.wait = wait
         self.unreachable = unreachable
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server said to one request. Header names are in lower case; `next` is the next page's address or ""."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    next: str = ""
 
 
 def local_path(url: str) -> Path | None:
@@ -115,6 +126,28 @@ class Fetcher:
 
         return self._retrying(attempt)
 
+    def ask(self, url: str, limit: int, headers: dict[str, str] | None = None) -> Reply:
+        """A server's answer to one request, of up to `limit` bytes: for pages and APIs, whose caller judges it.
+
+        What may pass (status 5xx, a broken connection) is tried again; NetworkError when it does not.
+        requests takes an Authorization header off when it is redirected to another host.
+        """
+        if local_path(url) is not None:
+            return Reply(200, self.read(url, limit))
+
+        def attempt() -> Reply:
+            with self.open(url, headers, ok=None) as response:
+                if response.status_code >= 500:
+                    _check_status(url, response, ())
+                data = bytearray()
+                for chunk in body(response, 1 << 16):
+                    data += chunk
+                    _refuse_more(limit, url, data)
+                fields = {name.lower(): value for name, value in response.headers.items()}
+                return Reply(response.status_code, bytes(data), fields, response.links.get("next", {}).get("url", ""))
+
+        return self._retrying(attempt)
+
     def size(self, url: str) -> int | None:
         """The size of a file in bytes, 0 where the server does not tell; None when there is no such file.
 
@@ -143,9 +176,12 @@ class Fetcher:
 
     @contextmanager
     def open(
-        self, url: str, headers: dict[str, str] | None = None, method: str = "GET", ok: tuple[int, ...] = (200,)
+        self, url: str, headers: dict[str, str] | None = None, method: str = "GET", ok: tuple[int, ...] | None = (200,)
     ) -> Iterator[Response]:
-        """One request. Every failure becomes a NetworkError, or _Transient where another try may help."""
+        """One request. Every failure becomes a NetworkError, or _Transient where another try may help.
+
+        `ok`: the statuses that are no failure; None for all of them.
+        """
         import ssl
 
         import requests
@@ -157,17 +193,18 @@ class Fetcher:
             with self._session().request(
                 method, url, headers=headers, stream=True, timeout=self._timeout, allow_redirects=True
             ) as response:
-                _check_status(url, response, ok)
+                if ok is not None:
+                    _check_status(url, response, ok)
                 yield response
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
-            cause = _root_cause(error)
+            cause = root_cause(error)
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise NetworkError(
-                    f"{_host(url)} has no certificate that can be trusted: {cause.verify_message}.",
+                    f"{host_of(url)} has no certificate that can be trusted: {cause.verify_message}.",
                     "Check the clock of this machine and its CA certificates.",
                 ) from error
-            failure = NetworkError(f"{_host(url)} failed: {_reason(cause)}.", _MIRROR_HINT)
-            raise _Transient(failure, unreachable=_unconnected(error, url)) from error
+            failure = NetworkError(f"{host_of(url)} failed: {reason_of(cause)}.", _MIRROR_HINT)
+            raise _Transient(failure, unreachable=unconnected(error, url)) from error
         except requests.RequestException as error:
             raise NetworkError(f"{url} cannot be fetched: {error}.", _MIRROR_HINT) from error
 
@@ -267,7 +304,7 @@ class Download(Iterator[bytes]):
                 with self._fetcher.open(self._url, partial.resume_headers(), ok=(200, 206, 416)) as response:
                     answer = partial.accept(response)
                     if answer is Answer.UNFIT:
-                        raise _Transient(NetworkError(f"{_host(self._url)} sent another part than was asked for."))
+                        raise _Transient(NetworkError(f"{host_of(self._url)} sent another part than was asked for."))
                     if answer is Answer.WHOLE and self._given:
                         raise StreamRestarted(self._url)
                     self.total = partial.total
@@ -290,7 +327,7 @@ class Download(Iterator[bytes]):
             partial.append(chunk)
             yield chunk
         if partial.total is not None and partial.size < partial.total:
-            raise _Transient(NetworkError(f"{_host(self._url)} sent only {partial.size} of {partial.total} bytes."))
+            raise _Transient(NetworkError(f"{host_of(self._url)} sent only {partial.size} of {partial.total} bytes."))
 
     def _count(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -317,13 +354,13 @@ def _check_status(url: str, response: Response, ok: tuple[int, ...]) -> None:
     if status in (404, 410):
         raise FileMissing(f"There is no file {url}.")
     if status == 403:
-        raise _Forbidden(f"{_host(url)} refuses {url} (status 403).", _MIRROR_HINT)
+        raise _Forbidden(f"{host_of(url)} refuses {url} (status 403).", _MIRROR_HINT)
     if status in _TRANSIENT_STATUS and status not in ok:
         raise _Transient(
-            NetworkError(f"{_host(url)} answered with status {status}.", _MIRROR_HINT), _retry_after(response)
+            NetworkError(f"{host_of(url)} answered with status {status}.", _MIRROR_HINT), retry_after(response)
         )
     if status not in ok:
-        raise NetworkError(f"{_host(url)} answered with status {status} for {url}.", _MIRROR_HINT)
+        raise NetworkError(f"{host_of(url)} answered with status {status} for {url}.", _MIRROR_HINT)
     if response.headers.get("Content-Type", "").lower().startswith("text/html") and status in (200, 206):
         raise _web_page(url)
 
@@ -332,7 +369,7 @@ def _refuse_downgrade(response: Response, *_: object, **__: object) -> None:
     """A hook for every answer: a redirect must not lead from https to something readable and forgeable."""
     target = urljoin(response.url, response.headers.get("Location", ""))
     if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
-        raise NetworkError(f"{_host(response.url)} redirects to {target}, which is not https.", _MIRROR_HINT)
+        raise NetworkError(f"{host_of(response.url)} redirects to {target}, which is not https.", _MIRROR_HINT)
 
 
 def _refuse_web_page(url: str, start: bytes | bytearray) -> None:
@@ -342,7 +379,7 @@ def _refuse_web_page(url: str, start: bytes | bytearray) -> None:
 
 def _web_page(url: str) -> NetworkError:
     return NetworkError(
-        f"The mirror {_host(url)} sent a web page instead of {file_name(url)}.",
+        f"The mirror {host_of(url)} sent a web page instead of {file_name(url)}.",
         "A login page or proxy may stand between; open the address in a browser: " + url,
     )
 
@@ -351,49 +388,3 @@ def _refuse_more(limit: int, url: str, data: bytes | bytearray) -> bytes | bytea
     if len(data) > limit:
         raise NetworkError(f"{url} is larger than the {limit} bytes that such a file may have.")
     return data
-
-
-def _retry_after(response: Response) -> float:
-    """The seconds that a Retry-After header asks for; 0 without one (RFC 9110 §10.2.3: seconds or a date)."""
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isdigit():
-        return float(text[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0.0
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or url
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """The innermost exception: requests wraps urllib3, which wraps the system's error, each in its own way."""
-    while True:
-        inner = getattr(error, "reason", None)
-        candidates = [inner, *error.args, error.__cause__, error.__context__]
-        found = next((item for item in candidates if isinstance(item, BaseException)), None)
-        if found is None:
-            return error
-        error = found
-
-
-def _unconnected(error: Exception, url: str) -> str:
-    """The host (with its port) to which no connection came about; "" when the failure came after that.
-
-    It need not be the one of `url`, which may redirect.
-    """
-    import urllib3
-
-    seen = [error, *error.args, *(getattr(item, "reason", None) for item in error.args)]
-    if not any(isinstance(item, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
-               for item in seen):  # fmt: skip
-        return ""
-    asked = getattr(error, "request", None)
-    return urlsplit((asked.url if asked is not None else None) or url).netloc
-
-
-def _reason(cause: BaseException) -> str:
-    text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
-    return text.rstrip(".")

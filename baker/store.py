@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from baker import stopping
 from baker.cache import Cache, Identity, Record, disk_faults
 from baker.console import Console
 from baker.decompress import LARGEST_IMAGE, Decoder, open_decoder
@@ -192,6 +193,17 @@ class Store:
         record, path, cached = self._cached(("digest", digest), name, fetch)
         return StoredFile(path, name, url, record.size, record.sha256, None, cached)
 
+    def unpinned_url(self, url: str) -> StoredFile:
+        """A file from anywhere that nobody vouches for, fetched anew; `pinned_url` finds it from then on."""
+        identity, name = ("url", url), file_name(url)
+        with self._cache.lock(identity, name), disk_faults(self._cache.root):
+            partial = self._cache.partial(identity)
+            sha256 = _restarting(lambda: self._receive(url, name, partial), url, self._fetcher.retries)
+            record = Record(name, url, partial.stat().st_size, sha256)
+            path = self._cache.publish(("digest", sha256), record, partial)
+            self._cache.drop_partial(identity)
+        return StoredFile(path, name, url, record.size, sha256, None, False, verified=False)
+
     def bakery_names(self, bakery_url: str) -> dict[str, str]:
         """File name → sha256 of everything a bakery lists in its SHA256SUMS."""
         return self._list(join_url(bakery_url, "SHA256SUMS"))
@@ -291,6 +303,7 @@ class Store:
             self.console.bar(f"Fetch {name}", download.total) as bar,
         ):
             for chunk in download:
+                stopping.check()
                 digest.update(chunk)
                 for sink in sinks:
                     sink(chunk)
