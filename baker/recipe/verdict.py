@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from baker.elf import Elf, read_elf
 from baker.errors import ImageError, UsageError
 from baker.recipe.model import Recipe
 from baker.recipe.steps import Build
 from baker.recipe.tree import Tree
+from baker.survey.elf import Elf, read_elf
 
+_BPF = "machine 247"  # programs for the kernel, the same for every architecture
 _CONFIG_FOLDERS = ("/usr/lib/systemd/system/", "/usr/local/lib/systemd/system/")
 
 
@@ -21,10 +22,9 @@ def judge(tree: Tree, build: Build) -> None:
         check_drop_in(path, recipe)
     programs = {path: elf for path in paths if (elf := _elf(tree, path)) is not None}
     for path, elf in programs.items():
-        if elf.runs and elf.arch != build.scope.arch:
-            machine = elf.arch or f"another machine (number {elf.machine})"
+        if elf.arch not in (build.scope.arch, _BPF):
             raise ImageError(
-                f"{path} is a program for {machine}, not for {build.scope.arch}.",
+                f"{path} is for {elf.arch}, not for {build.scope.arch}.",
                 f"Upstream published a wrong file, or a word of [arch] in {recipe.path} is wrong.",
             )
     _check_tests(tree, build, programs)
@@ -41,8 +41,12 @@ def _elf(tree: Tree, path: str) -> Elf | None:
     file = tree.file(path)
     if file is None:
         return None
-    with file.open("rb") as opened:
-        return read_elf(opened)
+
+    def read(limit: int) -> bytes:
+        with file.open("rb") as opened:
+            return opened.read(limit)
+
+    return read_elf(read)
 
 
 def _check_tests(tree: Tree, build: Build, programs: dict[str, Elf]) -> None:
@@ -55,7 +59,7 @@ def _check_tests(tree: Tree, build: Build, programs: dict[str, Elf]) -> None:
         if not build.drops(path) and path not in programs:
             raise ImageError(f"{place}: {path} is no ELF program, which [test] asks for.")
     for path in tests.static:
-        if not build.drops(path) and programs[path].interpreter:
+        if not build.drops(path) and not programs[path].is_static:
             raise ImageError(
                 f"{place}: {path} needs a dynamic linker, but [test] asks for a static program.",
                 "On Flatcar it would depend on the libraries of whatever release is running.",
