@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from baker.cache import Cache
@@ -14,12 +14,19 @@ from baker.console import Console
 from baker.errors import UsageError
 from baker.fetch import Fetcher, FileMissing
 from baker.model import Arch, Release
+from baker.recipe.mirrors import Rewrites
+from baker.recipe.pins import PinFile
 from baker.release import Mirror, join_url, resolve
+from baker.resources import catalogue
 from baker.store import Store
 from baker.vendor import Vendor
 from baker.vendor_files import load_vendors
 from baker.verify import FLATCAR_FINGERPRINT, Verifier
 
+if TYPE_CHECKING:
+    from baker.recipe.model import Recipe
+
+PINS_NAME = "recipes.lock"
 DEFAULT_BAKERY = "https://extensions.flatcar.org/extensions"
 DEFAULT_CACHE_LIMIT = 20 * 1000**3
 
@@ -41,6 +48,13 @@ class Settings:
     cache_dir: Path | None = None
     cache_limit: int = DEFAULT_CACHE_LIMIT
     vendor_folders: tuple[Path, ...] = field(default=())
+    recipe_folders: tuple[Path, ...] = field(default=())
+    mirror_urls: tuple[str, ...] = field(default=())
+    """Rules PREFIX=PREFIX for what recipes download."""
+    recipes_lock: Path | None = None
+    """Where new pins of recipes' downloads are written."""
+    locked_sources: bool = False
+    """No new pins: what nothing vouches for is refused."""
 
 
 class Services:
@@ -72,6 +86,32 @@ class Services:
     def vendors(self) -> dict[str, Vendor]:
         """The vendor catalogue by name."""
         return load_vendors(self.settings.vendor_folders)
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe catalogue by name."""
+        from baker.recipe.load import load_recipes
+
+        return load_recipes(self.settings.recipe_folders)
+
+    @cached_property
+    def rewrites(self) -> Rewrites:
+        """Where to look for what recipes download."""
+        return Rewrites.parse(self.settings.mirror_urls)
+
+    @cached_property
+    def pins(self) -> PinFile:
+        """What recipes' downloads must be where upstream does not say it: a file that is written to, and others.
+
+        That is ./recipes.lock where there is one, else one in the cache folder; the shipped pins and those in the
+        user's recipe folders are below it.
+        """
+        own = self.settings.recipes_lock
+        if own is None:
+            here = Path(PINS_NAME)
+            own = here if here.is_file() else self.cache.root / PINS_NAME
+        folders = (catalogue("recipes"), *self.settings.recipe_folders)
+        return PinFile(own, *(folder / PINS_NAME for folder in folders), locked=self.settings.locked_sources)
 
     @cached_property
     def cache(self) -> Cache:
