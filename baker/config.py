@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from baker.errors import UsageError
 from baker.model import Arch
 from baker.schema import Table, load_toml, suggest
+from baker.vendor import COMPRESSIONS
 
 T = TypeVar("T")
 
@@ -42,6 +43,8 @@ class BakeFile:
     signing_key: Path | None = None
     fingerprint: str | None = None
     jobs: int | None = None
+    compress: str | None = None
+    kernel_args: tuple[str, ...] | None = None
 
 
 def load(path: Path) -> BakeFile:
@@ -66,6 +69,7 @@ class _Reader:
             updates=self._optional("updates", bool), allow=self._strings("allow"),
             mirror=self._address("mirror"), bakery=self._address("bakery"), signing_key=self._path("signing_key"),
             fingerprint=self._optional("fingerprint", str), jobs=self._jobs(),
+            compress=self._choice("compress", (*COMPRESSIONS, "none")), kernel_args=self._strings("kernel_args"),
         )  # fmt: skip
         self._table.done()
         return file

@@ -37,6 +37,15 @@ def edits_in_place(disk: DiskFormat) -> bool:
     return disk == NATIVE_QCOW2
 
 
+def convert(
+    raw: Path, target: Path, disk: DiskFormat, jobs: int, seed: str = "", origin: Origin | None = None
+) -> None:
+    """As `encode`, for a file that is only a step on the way: no digest, no care that it reaches the disk."""
+    size = raw.stat().st_size
+    _write(raw, target, disk, jobs, seed, origin)
+    _prove(raw, size, target, disk, origin)
+
+
 def encode(
     raw: Path,
     target: Path,
@@ -55,20 +64,27 @@ def encode(
     Raises ImageError when format, size or content read back differ.
     """
     size = raw.stat().st_size
+    _write(raw, target, disk, jobs, seed, origin)
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(settle, target, leading if takes_over(disk) else None)
+        _prove(raw, size, target, disk, origin)
+        return digest.result()
+
+
+def _write(raw: Path, target: Path, disk: DiskFormat, jobs: int, seed: str, origin: Origin | None) -> None:
     if origin is None:
         write_disk(raw, target, disk, jobs, seed)
     else:
         write_qcow2(raw, target, jobs, origin.image, origin.kept)
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(settle, target, leading if takes_over(disk) else None)
-        if takes_over(disk):
-            check_form(target, disk, size)
-        elif origin is None:
-            prove_disk(raw, target, disk)
-        else:
-            check_form(target, disk, size)
-            prove_edited(raw, target, origin)
-        return digest.result()
+
+
+def _prove(raw: Path, size: int, target: Path, disk: DiskFormat, origin: Origin | None) -> None:
+    if origin is None and not takes_over(disk):
+        prove_disk(raw, target, disk)
+        return
+    check_form(target, disk, size)
+    if origin is not None:
+        prove_edited(raw, target, origin)
 
 
 def settle(file: Path, leading: LeadingDigest | None = None) -> str:

@@ -93,8 +93,9 @@ def grow_root(image: Path, root_size: int, disk_size: int, work: Path) -> DiskTa
         if root_size > root.size:
             _grow_ext4(image, root, root_size, file)
         _grow_table(image, table, root_size, disk_size)
+        with image.open("r+b") as disk:  # the old backup table, which nothing refers to any more
+            punch(disk.fileno(), table.size - _BACKUP_SECTORS * SECTOR, _BACKUP_SECTORS * SECTOR)
         if root_size > root.size:
-            # This also clears the old backup table, which now lies within ROOT.
             write_back(image, grown, file)
     wanted = tuple(grown if part.label == "ROOT" else part for part in table.partitions)
     result = read_table(image)

@@ -54,6 +54,19 @@ class ImageError(BakeError):
     kind = "image"
 
 
+class VendorsFailed(BakeError):
+    """Some of several vendors failed, and the others are done. It ends the program as the first failure would."""
+
+    def __init__(self, failures: list[tuple[str, BakeError]], done: list[str]) -> None:
+        told = "; ".join(f"{vendor}: {error.message.rstrip('.')}" for vendor, error in failures)
+        first = failures[0][1]
+        super().__init__(
+            f"{len(failures)} of {len(failures) + len(done)} vendors failed: {told}.",
+            f"Complete are: {', '.join(done)}." + (f" {first.hint}" if first.hint else ""),
+        )
+        self.exit_code, self.kind = first.exit_code, first.kind
+
+
 class BootError(BakeError):
     """An image did not boot, or what was expected of it did not hold."""
 

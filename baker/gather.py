@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from baker.bases import PlannedVendor, choose_source
 from baker.convert import edits_in_place, to_raw
 from baker.disk import probe_fs, read_table
 from baker.errors import ImageError, UsageError, VerificationError
+from baker.formats import takes_over
 from baker.formats.probe import image_info
 from baker.gpt import read_gpt
 from baker.inspection import read_os_release
 from baker.job import Job
-from baker.model import Arch, Partition, Release
+from baker.model import Arch, Injection, Partition, Release
+from baker.oem import oem_injections
 from baker.origin import Origin, first_edited, unpack_edited
 from baker.placing import ReadySysext
 from baker.plan import PlannedSysext
@@ -60,7 +63,7 @@ def fetch_bases(job: Job) -> list[Base]:
 
 
 def _leading_digest(base: Base) -> LeadingDigest | None:
-    if not base.shared or not any(item.vendor.disk.format == "raw" for item in base.vendors):
+    if not base.shared or not any(takes_over(item.vendor.disk) for item in base.vendors):
         return None
     return LeadingDigest(base.path, first_edited(read_gpt(base.path)))
 
@@ -146,6 +149,31 @@ def _os_release(job: Job, base: Base, partition: Partition) -> dict[str, str]:
     if base.digest:
         cache.remember(name, json.dumps(found).encode())
     return found
+
+
+def gather_oem(job: Job, version: str) -> dict[str, list[Injection]]:
+    """Each vendor's own OEM content, by its name; empty where the image it is made from has it already."""
+    with ThreadPoolExecutor(job.plan.jobs) as pool:
+        contents = pool.map(lambda item: _vendor_content(job, item, version), job.plan.vendors)
+        return {item.vendor.name: content for item, content in zip(job.plan.vendors, contents, strict=True)}
+
+
+def _vendor_content(job: Job, item: PlannedVendor, version: str) -> list[Injection]:
+    oem, release = item.vendor.oem, job.plan.release
+    if item.base != "generic" or oem is None or release is None:
+        return []
+    if not oem.sysext:
+        return oem_injections(oem, None, version, job.plan.arch)
+    stored = job.services.store.signed_file(release, f"oem-{oem.sysext}.raw")
+    # The signature does not cover the name; an older OEM sysext in its place would keep the machine from booting.
+    found = read_sysext(stored.path, f"oem-{oem.sysext}").version_id
+    if found != version:
+        raise VerificationError(
+            f"{stored.name} of the release server is for Flatcar {found or 'of no version'}, not {version}.",
+            "The mirror serves a wrong file.",
+        )
+    job.use(stored, "OEM sysext")
+    return oem_injections(oem, stored.path, version, job.plan.arch)
 
 
 def gather_sysexts(job: Job, version: str) -> list[ReadySysext]:

@@ -74,6 +74,8 @@ class Lock:
     updates: bool
     image: str
     release: Release | None
+    compress: str
+    kernel_args: tuple[str, ...]
     files: tuple[LockedFile, ...]
     sysexts: tuple[LockedSysext, ...]
     vendors: tuple[LockedVendor, ...]
@@ -92,6 +94,7 @@ class Lock:
         return cls(
             path=path, made_by=__version__, arch=plan.arch, epoch=plan.epoch, install_to=_place(plan.install_to),
             updates=plan.updates, image=str(plan.substance()["image"] or ""), release=plan.release,
+            compress=plan.compress, kernel_args=plan.kernel_args,
             files=tuple(LockedFile(*key, sha256) for key, sha256 in sorted(inputs.items()) if key[0] not in _OWN),
             sysexts=tuple(sorted(sysexts, key=lambda item: item.name)),
             vendors=tuple(
@@ -113,6 +116,7 @@ class Lock:
             epoch=table.take("epoch", int), install_to=table.take("install_to", str),
             updates=table.take("updates", bool), image=table.take("image", str, ""),
             release=_read_release(path, release, arch) if release else None,
+            compress=table.take("compress", str, ""), kernel_args=table.strings("kernel_args", ()),
             files=tuple(_strings(LockedFile, item) for item in table.tables("files")),
             sysexts=tuple(_strings(LockedSysext, item) for item in table.tables("sysexts")),
             vendors=tuple(_strings(LockedVendor, item) for item in table.tables("vendors")),
@@ -125,6 +129,8 @@ class Lock:
         top = {"format": _FORMAT, "made_by": self.made_by, "arch": self.arch.value, "epoch": self.epoch}
         top |= {"install_to": self.install_to, "updates": self.updates}
         top |= {"image": self.image} if self.image else {}
+        top |= {"compress": self.compress} if self.compress else {}
+        top |= {"kernel_args": list(self.kernel_args)} if self.kernel_args else {}
         blocks = [_HEAD, *_lines(top)]
         if self.release is not None:
             release = asdict(self.release)
@@ -167,6 +173,8 @@ class Lock:
         self._same("the architecture", self.arch, request.arch)
         self._same("where sysexts go", self.install_to, _place(request.install_to))
         self._same("updates", self.updates, request.updates)
+        self._same("the compression", self.compress, request.compress)
+        self._same("the kernel arguments", " ".join(self.kernel_args), " ".join(request.kernel_args))
         self._same("SOURCE_DATE_EPOCH", str(self.epoch), epoch or str(self.epoch))
         self._same("an image of your own", bool(self.image), request.image is not None)
         self._same("the vendors", _listed(item.name for item in self.vendors), _listed(request.vendors))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from baker import __version__
+from baker.errors import BakeError
 from baker.model import Artifact
 from baker.placing import ReadySysext
 from baker.request import InstallTo
@@ -33,6 +34,14 @@ _TOOLS = {
 
 
 @dataclass(frozen=True)
+class VendorFailure:
+    """A vendor of several that has no image, and why."""
+
+    vendor: str
+    error: BakeError
+
+
+@dataclass(frozen=True)
 class BakeManifest:
     """Everything `bake-manifest.json` says. Output paths are names within the output folder."""
 
@@ -48,6 +57,7 @@ class BakeManifest:
     decisions: tuple[str, ...]
     outputs: tuple[Artifact, ...]
     tools: dict[str, str] = field(default_factory=dict)
+    failures: tuple[VendorFailure, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -73,7 +83,13 @@ class BakeManifest:
                 }
                 for item in self.outputs
             ],
+            **({"failed": self._failed()} if self.failures else {}),
         }
+
+    def _failed(self) -> list[dict[str, str]]:
+        return [
+            {"vendor": item.vendor, "kind": item.error.kind, "message": item.error.message} for item in self.failures
+        ]
 
     def text(self) -> str:
         return json.dumps(self.as_dict(), indent=2, sort_keys=False) + "\n"
@@ -113,11 +129,12 @@ def sysext_record(item: ReadySysext, install_to: InstallTo) -> dict[str, Any]:
 def tool_versions() -> dict[str, str]:
     """The versions of the programs that took part, by name; those not installed are left out."""
     with ThreadPoolExecutor(len(_TOOLS)) as pool:
-        said = pool.map(_version, _TOOLS.items())
+        said = pool.map(program_version, _TOOLS.items())
         return {program: version for program, version in zip(_TOOLS, said, strict=True) if version}
 
 
-def _version(tool: tuple[str, str]) -> str:
+def program_version(tool: tuple[str, str]) -> str:
+    """The first line that a program prints with the argument that asks for its version; "" where it is missing."""
     if not find(tool[0]):
         return ""
     result = run(tool, ok=range(256))

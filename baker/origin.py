@@ -17,6 +17,7 @@ from baker.gpt import DiskTable, read_gpt
 from baker.model import Partition
 from baker.qcow2 import CLUSTER, Qcow2, read_qcow2
 from baker.run import Bounds, CommandFailed, run
+from baker.sparse import copy_extents
 
 _EDITED = ("ROOT", "OEM")
 _TABLE_CLUSTERS = 16  # at both ends of a disk; Flatcar's table is in the first and the last 17 KiB
@@ -54,6 +55,29 @@ def unpack_edited(source: Path, target: Path, jobs: int) -> Origin | None:
     kept = tuple(_unedited(read_gpt(target)))
     image.unpack(target, list(_gaps(kept, count)), jobs)
     return Origin(image, kept)
+
+
+def encoded_stage(encoded: Path, table: DiskTable) -> Origin:
+    """The origin of vendors' images that differ in OEM partition and partition table alone: one disk, as qcow2."""
+    image = read_qcow2(encoded)
+    assert image is not None, "made by write_qcow2"
+    oem, count = table.get("OEM"), len(image.entries)
+    edited = (
+        range(_TABLE_CLUSTERS),
+        range(oem.offset // CLUSTER, -(-(oem.offset + oem.size) // CLUSTER)),
+        range(max(0, count - _TABLE_CLUSTERS), count),
+    )
+    return Origin(image, tuple(_gaps(edited, count)))
+
+
+def copy_edited(source: Path, target: Path, origin: Origin) -> None:
+    """Copy of a raw disk what `origin` does not keep to the new sparse file `target` of its size."""
+    size = source.stat().st_size
+    _blank(target, size)
+    with source.open("rb") as old, target.open("r+b") as new:
+        for part in _gaps(origin.kept, -(-size // CLUSTER)):
+            start, end = part.start * CLUSTER, min(part.stop * CLUSTER, size)
+            copy_extents(old.fileno(), new.fileno(), start, start, end - start)
 
 
 def check_qcow2(path: Path) -> None:
@@ -126,7 +150,7 @@ def _gaps(kept: Iterable[range], count: int) -> Iterator[range]:
     for part in (*kept, range(count, count)):
         if done < part.start:
             yield range(done, part.start)
-        done = part.stop
+        done = max(done, part.stop)
 
 
 def _blank(path: Path, size: int) -> None:

@@ -24,6 +24,7 @@ from baker.errors import EnvironmentFault, UsageError
 from baker.lock import Lock
 from baker.manifest import RECORDS
 from baker.model import Arch, InstallTarget, Release
+from baker.oem import check_kernel_arg
 from baker.platform import check_platform, enforce, expected_size
 from baker.printable import printable
 from baker.publish import unfinished
@@ -76,6 +77,9 @@ class BakePlan:
     force: bool
     lock: Lock | None = None
     """Everything that is used must be in it."""
+    compress: str = ""
+    """Asked for instead of what each platform takes; it is in the vendors already."""
+    kernel_args: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -100,6 +104,8 @@ class BakePlan:
             "target": self.install_to.target,
             "updates": self.updates,
             "epoch": self.epoch,
+            "compress": self.compress,
+            "kernel_args": list(self.kernel_args),
         }  # fmt: skip
 
     @cached_property
@@ -132,7 +138,10 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     Reads local sysexts and small signed files of the release; downloads nothing large and writes nothing outside the
     cache. Raises UsageError, VerificationError, EnvironmentFault, NetworkError or ImageError naming what is wrong.
     """
-    vendors = find_vendors(request.vendors, request.arch, services.vendors)
+    found = find_vendors(request.vendors, request.arch, services.vendors)
+    vendors = tuple(_compressed(vendor, request.compress) for vendor in found)
+    for arg in request.kernel_args:
+        check_kernel_arg(arg)
     _check_tools()
     _check_inputs(request)
     _check_outputs(request, vendors)
@@ -151,11 +160,18 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
         install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
         allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
         jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
-        lock=lock,
+        lock=lock, compress=request.compress, kernel_args=request.kernel_args,
     )  # fmt: skip
     if lock is not None:
         lock.check_plan(plan)
     return plan
+
+
+def _compressed(vendor: Vendor, wanted: str) -> Vendor:
+    """The vendor with the outer compression that was asked for; a bundle has its own."""
+    if not wanted or vendor.bundle:
+        return vendor
+    return dataclasses.replace(vendor, compress="" if wanted == "none" else wanted)
 
 
 def _release(request: BakeRequest, services: Services) -> Release | None:
@@ -197,7 +213,14 @@ def _check_outputs(request: BakeRequest, vendors: tuple[Vendor, ...]) -> None:
             f"The output folder {folder} cannot be written to.", "Choose another with --output-dir."
         )
     leftovers = unfinished(folder)
+    owners: dict[str, str] = {}
     for vendor in vendors:
+        for name in vendor.outputs:
+            if owners.setdefault(name, vendor.name) != vendor.name:
+                raise UsageError(
+                    f"The vendors {owners[name]} and {vendor.name} both write {name}.",
+                    "Bake them one after the other.",
+                )
         for name in (*vendor.outputs, *RECORDS):
             if (folder / name).exists() and folder / name not in leftovers and not request.force:
                 raise UsageError(
@@ -316,5 +339,7 @@ def describe(plan: BakePlan) -> str:
     for vendor in plan.vendors:
         lines.append(f"  vendor     {vendor.vendor.name} from {vendor.source} ({vendor.base}: {vendor.why})")
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
+    if plan.kernel_args:
+        lines.append(f"  kernel     {' '.join(plan.kernel_args)}")
     lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
     return "\n".join(map(printable, lines))

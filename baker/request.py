@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -68,6 +69,9 @@ class BakeRequest:
     vendor_folders: tuple[Path, ...] = ()
     lock: Lock | None = None
     """What the bake must be made of; None leaves it open."""
+    compress: str = ""
+    """Compression of finished images: one of vendor.COMPRESSIONS, `none`, or "" for what each platform takes."""
+    kernel_args: tuple[str, ...] = ()
 
 
 def parse_sysext(word: str, fetch: bool) -> SysextRequest:
@@ -96,6 +100,14 @@ def parse_sysext(word: str, fetch: bool) -> SysextRequest:
     if fetch and "/" not in file:
         return SysextRequest(name, bakery_file=file)
     return SysextRequest(name, path=Path(file))
+
+
+def parse_vendors(words: Iterable[str]) -> tuple[str, ...]:
+    """Names of vendors, each word one or several with commas between; UsageError for an empty name."""
+    names = [name.strip() for word in words for name in word.split(",")]
+    if "" in names:
+        raise UsageError("A name is missing in the list of vendors.", "Write --vendor azure,gce or repeat --vendor.")
+    return tuple(dict.fromkeys(names))
 
 
 def parse_sysexts(words: tuple[str, ...], fetch: bool) -> tuple[SysextRequest, ...]:

@@ -24,7 +24,7 @@ _EPILOG = """Examples:
 
 \b
   flatcar-bake --fetch --vendor qemu_uefi wasmtime:wasmtime-24.0.0-x86-64.raw
-  flatcar-bake --release lts --vendor generic --vendor qemu_uefi my-tools:./my-tools.raw
+  flatcar-bake --release lts --vendor azure,gce,vmware_ova my-tools:./my-tools.raw
   flatcar-bake --image flatcar_production_image.bin --output-dir out my-tools:./my-tools.raw
   flatcar-bake --install-to oem:/sysext docker@28.0.4
 """
@@ -59,16 +59,7 @@ def bake(
             ),
         ),
     ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--output-dir",
-            "-o",
-            envvar="FLATCAR_BAKE_OUTPUT_DIR",
-            metavar="DIR",
-            help="Where the results go.  [default: the current folder]",
-        ),
-    ] = None,
+    output_dir: options.OutputDirOption = None,
     image: Annotated[
         Path | None,
         typer.Option(
@@ -79,14 +70,9 @@ def bake(
         ),
     ] = None,
     base: options.BaseOption = None,
-    backend: Annotated[
-        options.Backend | None,
-        typer.Option(
-            "--backend",
-            envvar="FLATCAR_BAKE_BACKEND",
-            help="Edit filesystems rootless (offline) or by loop mounts through sudo (loop).  [default: auto]",
-        ),
-    ] = None,
+    compress: options.CompressOption = None,
+    kernel_arg: options.KernelArgOption = None,
+    backend: options.BackendOption = None,
     updates: Annotated[
         bool | None,
         typer.Option(
@@ -122,17 +108,7 @@ def bake(
     fingerprint: options.FingerprintOption = None,
     cache_dir: options.CacheDirOption = None,
     vendors: options.VendorsOption = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            "-j",
-            min=1,
-            envvar="FLATCAR_BAKE_JOBS",
-            metavar="N",
-            help="Conversions side by side.  [default: one per CPU]",
-        ),
-    ] = None,
+    jobs: options.JobsOption = None,
     lock: Annotated[
         bool,
         typer.Option(
@@ -158,21 +134,9 @@ def bake(
             help="The bake.lock of --lock and --locked.  [default: beside bake.toml, else ./bake.lock]",
         ),
     ] = None,
-    plan_only: Annotated[
-        bool, typer.Option("--plan", envvar="FLATCAR_BAKE_PLAN", help="Show what would be done, and stop.")
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            "-f",
-            envvar="FLATCAR_BAKE_FORCE",
-            help=("Overwrite existing outputs, and existing entries in the image."),
-        ),
-    ] = False,
-    keep_work: Annotated[
-        bool, typer.Option("--keep-work", envvar="FLATCAR_BAKE_KEEP_WORK", help="Keep the work folder.")
-    ] = False,
+    plan_only: options.PlanOption = False,
+    force: options.ForceOption = False,
+    keep_work: options.KeepWorkOption = False,
     json: options.JsonOption = False,
     progress: options.ProgressOption = options.ProgressMode.AUTO,
     quiet: options.QuietOption = False,
@@ -190,6 +154,7 @@ def bake(
         "release": release, "install_to": install_to, "output_dir": output_dir, "image": image, "base": base,
         "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
         "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
+        "compress": compress, "kernel_args": kernel_arg or None,
     }  # fmt: skip
     config = _config_path(config, sysexts)
     chosen = _merge(said, load(config) if config else None)
@@ -209,9 +174,9 @@ def bake(
         plan = make_plan(request, services)
         if plan_only:
             console.close()
-            _print_plan(plan, json)
+            print_plan(plan, json)
             return
-        manifest = _run(plan, services, stack, json)
+        manifest = run_plan(plan, services, stack, json)
         if lock:
             Lock.of(path, plan, manifest).save()
 
@@ -233,11 +198,11 @@ def _merge(said: dict[str, Any], file: BakeFile | None) -> dict[str, Any]:
 def _request(
     chosen: dict[str, Any], force: bool, keep_work: bool, folders: tuple[Path, ...], lock: Lock | None
 ) -> BakeRequest:
-    from baker.request import BakeRequest, parse_install_to, parse_sysexts
+    from baker.request import BakeRequest, parse_install_to, parse_sysexts, parse_vendors
 
     return BakeRequest(
         sysexts=parse_sysexts(tuple(chosen["sysexts"] or ()), bool(chosen["fetch"])),
-        vendors=tuple(chosen["vendors"] or ("generic",)),
+        vendors=parse_vendors(chosen["vendors"] or ("generic",)),
         arch=Arch(chosen["arch"] or Arch.X86_64),
         release=chosen["release"] or (lock.release.version if lock and lock.release else "stable"),
         install_to=parse_install_to(chosen["install_to"]),
@@ -252,10 +217,13 @@ def _request(
         force=force,
         vendor_folders=folders,
         lock=lock,
+        compress=str(chosen["compress"] or ""),
+        kernel_args=tuple(chosen["kernel_args"] or ()),
     )
 
 
-def _print_plan(plan: BakePlan, as_json: bool) -> None:
+def print_plan(plan: BakePlan, as_json: bool) -> None:
+    """Print what would be done."""
     from json import dumps
 
     from baker.plan import describe
@@ -263,20 +231,26 @@ def _print_plan(plan: BakePlan, as_json: bool) -> None:
     typer.echo(dumps(plan.as_dict(), indent=2) if as_json else describe(plan))
 
 
-def _run(plan: BakePlan, services: Services, stack: ExitStack, as_json: bool) -> BakeManifest:
+def run_plan(plan: BakePlan, services: Services, stack: ExitStack, as_json: bool) -> BakeManifest:
+    """Execute a plan and print the files it gave; VendorsFailed at the end when some vendors have none."""
     from json import dumps
 
     from baker.bake import bake as execute
+    from baker.errors import VendorsFailed
 
     manifest = execute(plan, services, _backend(plan.backend, services, stack))
     services.console.close()
     if as_json:
         typer.echo(dumps(manifest.as_dict(), indent=2))
-        return manifest
-    for artifact in manifest.outputs:
-        typer.echo(plan.output_dir / artifact.path.name)
-    for line in advice(plan):
-        services.console.note(line)
+    else:
+        for artifact in manifest.outputs:
+            typer.echo(plan.output_dir / artifact.path.name)
+        for line in advice(plan):
+            services.console.note(line)
+    if manifest.failures:
+        failed = [(item.vendor, item.error) for item in manifest.failures]
+        lost = [vendor for vendor, _ in failed]
+        raise VendorsFailed(failed, [item.vendor.name for item in plan.vendors if item.vendor.name not in lost])
     return manifest
 
 

@@ -31,6 +31,7 @@ def fetch(
 
     from baker.console import make_console
     from baker.gather import fetch_release
+    from baker.request import parse_vendors
 
     console = make_console(progress, quiet)
     with ExitStack() as stack:
@@ -45,7 +46,7 @@ def fetch(
             services,
             release or "stable",
             arch or Arch.X86_64,
-            tuple(vendor or ("generic",)),
+            parse_vendors(vendor or ("generic",)),
             base or options.Base.AUTO,
         )
     if json:

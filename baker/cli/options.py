@@ -28,6 +28,14 @@ class Backend(StrEnum):
     LOOP = "loop"
 
 
+class Compress(StrEnum):
+    BZ2 = "bz2"
+    GZ = "gz"
+    ZIP = "zip"
+    ZST = "zst"
+    NONE = "none"
+
+
 class Base(StrEnum):
     AUTO = "auto"
     GENERIC = "generic"
@@ -38,7 +46,37 @@ _TRUST, _OUTPUT = "Where things come from", "Output"
 
 VendorOption = Annotated[
     list[str] | None, typer.Option("--vendor", "-v", envvar="FLATCAR_BAKE_VENDOR", metavar="VENDOR",
-    help="Who the image is for; may be repeated.  [default: generic]"),
+    help="Who the image is for; several with commas, or repeated.  [default: generic]"),
+]  # fmt: skip
+CompressOption = Annotated[
+    Compress | None, typer.Option("--compress", envvar="FLATCAR_BAKE_COMPRESS",
+    help="Compress images this way; OVAs and other bundles stay as they are.  [default: what the platform takes]"),
+]  # fmt: skip
+KernelArgOption = Annotated[
+    list[str] | None, typer.Option("--kernel-arg", envvar="FLATCAR_BAKE_KERNEL_ARG", metavar="ARG",
+    help="Append this to the kernel command line; may be repeated."),
+]  # fmt: skip
+OutputDirOption = Annotated[
+    Path | None, typer.Option("--output-dir", "-o", envvar="FLATCAR_BAKE_OUTPUT_DIR", metavar="DIR",
+    help="Where the results go.  [default: the current folder]"),
+]  # fmt: skip
+BackendOption = Annotated[
+    Backend | None, typer.Option("--backend", envvar="FLATCAR_BAKE_BACKEND",
+    help="Edit filesystems rootless (offline) or by loop mounts through sudo (loop).  [default: auto]"),
+]  # fmt: skip
+JobsOption = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, envvar="FLATCAR_BAKE_JOBS", metavar="N",
+    help="Conversions side by side.  [default: one per CPU]"),
+]  # fmt: skip
+ForceOption = Annotated[
+    bool, typer.Option("--force", "-f", envvar="FLATCAR_BAKE_FORCE",
+    help="Overwrite existing outputs, and existing entries in the image."),
+]  # fmt: skip
+KeepWorkOption = Annotated[
+    bool, typer.Option("--keep-work", envvar="FLATCAR_BAKE_KEEP_WORK", help="Keep the work folder.")
+]  # fmt: skip
+PlanOption = Annotated[
+    bool, typer.Option("--plan", envvar="FLATCAR_BAKE_PLAN", help="Show what would be done, and stop.")
 ]  # fmt: skip
 BaseOption = Annotated[
     Base | None, typer.Option("--base", envvar="FLATCAR_BAKE_BASE",
