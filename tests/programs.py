@@ -8,7 +8,11 @@ from __future__ import annotations
 import shutil
 import struct
 import sys
+import tempfile
+import urllib.request
 import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from standin import cache
@@ -16,11 +20,13 @@ from standin.packages import Apt, network_environment, unpack
 
 from baker.model import Arch
 from baker.run import CommandFailed, run
+from baker.sparse import file_sha256
 
 MACHINES = {Arch.X86_64: 62, Arch.ARM64: 183}
 """e_machine of elf(5)."""
 
 UNAME = {Arch.X86_64: "x86_64", Arch.ARM64: "aarch64"}
+GO = {Arch.X86_64: "amd64", Arch.ARM64: "arm64"}
 _BASE = 0x400000
 
 # What they do: write(1, text); with exactly one argument exit(0), else sleep until a signal comes.
@@ -38,6 +44,18 @@ _ARM64 = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link in an archive."""
+
+    target: str
+
+
+def mode_of(content: bytes) -> int:
+    """The mode of a file in an archive: programs and scripts are executable."""
+    return 0o755 if content.startswith((b"\x7fELF", b"#!")) else 0o644
+
+
 def stand_in(text: str, arch: Arch) -> bytes:
     """A static ELF program that prints `text`, then ends if it got exactly one argument, as in `NAME --version`.
 
@@ -51,6 +69,11 @@ def stand_in(text: str, arch: Arch) -> bytes:
     )
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x10000)  # PT_LOAD, r-x
     return header + segment + code
+
+
+def stand_ins(arch: Arch, version: str, *names: str) -> dict[str, bytes]:
+    """A stand-in for each name, which says its name and version."""
+    return {name: stand_in(f"{name} {version}", arch) for name in names}
 
 
 def _x86_64_code(message: bytes) -> bytes:
@@ -85,21 +108,68 @@ def wheel(package: str, version: str, arch: Arch) -> Path:
     return cache.item(f"wheel_{package.replace('-', '_')}", (package, version, machine), make)
 
 
-def debian(*names: str) -> Path:
-    """The unpacked files of some of Debian's packages for this machine; shared, so never write there."""
-    return cache.item("upstream_debs", names, lambda work: _unpack_debs(work, names))
+class _Archive(Apt):
+    """Debian's package archive."""
+
+    def unpack(self, names: Iterable[str], folder: Path) -> None:
+        """Put the files of packages into a folder."""
+        archives = folder / ".archives"
+        archives.mkdir(exist_ok=True)
+        self.download([self.newest(name) for name in names], archives)
+        for archive in sorted(archives.glob("*.deb")):
+            unpack(archive, folder)
+        shutil.rmtree(archives)
+
+    def pool(self, name: str) -> str:
+        """The address of the folder that a package, and its source, is in."""
+        listed = run([*self._command, "download", "--print-uris", name], env=network_environment()).text
+        return listed.split("'")[1].rpartition("/")[0]
 
 
-def _unpack_debs(work: Path, names: tuple[str, ...]) -> None:
-    archives = work / ".archives"
-    archives.mkdir()
+def _from_archive(action: Callable[[_Archive], None]) -> None:
     try:
-        apt = Apt()
-        apt.download([apt.newest(name) for name in names], archives)
+        action(_Archive())
     except CommandFailed:
         # A container image often comes without package lists, and old lists name archives that are gone.
-        apt = Apt.updated(cache.folder() / "apt-lists")
-        apt.download([apt.newest(name) for name in names], archives)
-    for archive in sorted(archives.glob("*.deb")):
-        unpack(archive, work)
-    shutil.rmtree(archives)
+        action(_Archive.updated(cache.folder() / "apt-lists"))
+
+
+def debian(*names: str) -> Path:
+    """The unpacked files of some of Debian's packages for this machine; shared, so never write there."""
+
+    def make(work: Path) -> None:
+        _from_archive(lambda archive: archive.unpack(names, work))
+
+    return cache.item("upstream_debs", names, make)
+
+
+def debian_source(name: str, file: str, sha256: str) -> Path:
+    """A file of the source package that the package `name` is built from."""
+
+    def make(work: Path) -> None:
+        def fetch(archive: _Archive) -> None:
+            with urllib.request.urlopen(f"{archive.pool(name)}/{file}", timeout=60) as answer:
+                (work / file).write_bytes(answer.read())
+
+        _from_archive(fetch)
+        assert file_sha256(work / file) == sha256, f"Debian's {file} is not what it was"
+
+    return cache.item("upstream_source", (file, sha256), make) / file
+
+
+def package(target: Path, name: str, version: str, arch: Arch, members: Mapping[str, bytes | str | Link]) -> None:
+    """Build a Debian package; programs and scripts in it are executable."""
+    with tempfile.TemporaryDirectory() as folder:
+        control = (
+            f"Package: {name}\nVersion: {version}\nArchitecture: {GO[arch]}\nMaintainer: Nobody\nDescription: {name}\n"
+        )
+        for path, data in {"DEBIAN/control": control, **members}.items():
+            file = Path(folder, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(data, Link):
+                file.symlink_to(data.target)
+                continue
+            content = data.encode() if isinstance(data, str) else data
+            file.write_bytes(content)
+            file.chmod(mode_of(content))
+        run(["dpkg-deb", "--build", "--root-owner-group", "-Zgzip", "-z1", folder, target])

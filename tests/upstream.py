@@ -25,6 +25,8 @@ from inspect import getsourcefile
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from programs import Link as Link
+from programs import mode_of
 from servers import Handler, MirrorServer
 from standin import cache
 
@@ -34,13 +36,6 @@ from baker.sparse import file_sha256
 
 Data = bytes | str | Path
 """A file's content, or the file to copy it from."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """A symbolic link in an archive."""
-
-    target: str
 
 
 class Site:
@@ -79,9 +74,12 @@ class Site:
             _compress(path, _tar(members))
         return path
 
-    def sums(self, url: str, *files: Path, names: bool = True) -> Path:
-        """Publish sha256sum's output for some files of this site; without `names`, the bare digest of the only one."""
-        lines = [f"{file_sha256(file)}  {file.name}\n" for file in files]
+    def sums(self, url: str, *files: Path, names: bool = True, between: str = "  ") -> Path:
+        """Publish sha256sum's output for some files of this site; without `names`, the bare digest of the only one.
+
+        `between` stands before each name: ` *` for files read as binary, or with `./` where upstream summed that.
+        """
+        lines = [f"{file_sha256(file)}{between}{file.name}\n" for file in files]
         return self.put(url, "".join(lines) if names else lines[0].split()[0])
 
     def tags(self, repo: str, *names: str) -> None:
@@ -92,6 +90,11 @@ class Site:
         """Let GitHub list releases, without assets where no other call publishes some."""
         for tag in tags:
             (self.folder / "github.com" / repo / "releases/download" / tag).mkdir(parents=True, exist_ok=True)
+
+
+def github(repo: str, tag: str) -> str:
+    """The address that the assets of a release are below."""
+    return f"https://github.com/{repo}/releases/download/{tag}"
 
 
 Make = Callable[[Site, str, Arch], None]
@@ -168,7 +171,7 @@ def serve(folder: Path) -> Iterator[Upstream]:
 
 def _release(repo: str, tag: Path) -> dict[str, object]:
     """A release as GitHub's REST API describes it, as far as recipes look."""
-    base = f"https://github.com/{repo}/releases/download/{quote(tag.name)}"
+    base = github(repo, quote(tag.name))
     assets = [
         {
             "name": asset.name,
@@ -200,8 +203,17 @@ def _digest(make: Make) -> str:
 
 
 def _share(source: str, target: str) -> None:
-    """Put a file of the cache into the mirror: by a second link where that is possible."""
-    Path(target).unlink(missing_ok=True)
+    """Put a file of the cache into the mirror: by a second link where that is possible.
+
+    The checksum file of a release is about all architectures, so its lines join those that are there.
+    """
+    there = Path(target)
+    if there.exists() and re.search(r"sums?\b.*\.txt$|SUMS$", there.name):
+        lines = dict.fromkeys(there.read_text().splitlines() + Path(source).read_text().splitlines())
+        there.unlink()
+        there.write_text("".join(f"{line}\n" for line in lines))
+        return
+    there.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:
@@ -231,7 +243,7 @@ def _folders(members: Mapping[str, object]) -> list[str]:
 def _content(data: Data) -> tuple[bytes, int]:
     """A member's bytes and mode."""
     content = data.read_bytes() if isinstance(data, Path) else data.encode() if isinstance(data, str) else data
-    return content, 0o755 if content.startswith((b"\x7fELF", b"#!")) else 0o644
+    return content, mode_of(content)
 
 
 def _tar(members: Mapping[str, Data | Link]) -> bytes:
