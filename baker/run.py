@@ -35,7 +35,7 @@ PACKAGES = {
     "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "btrfs": "btrfs-progs",
     "mdir": "mtools", "fsck.vfat": "dosfstools", "blkid": "util-linux", "unsquashfs": "squashfs-tools",
     "mksquashfs": "squashfs-tools", "fsck.erofs": "erofs-utils", "mkfs.erofs": "erofs-utils", "mke2fs": "e2fsprogs",
-    "systemd-repart": "systemd",
+    "systemd-repart": "systemd", "xz": "xz-utils", "zstd": "zstd", "git": "git", "podman": "podman",
     "sudo": "sudo",
 }  # fmt: skip
 ESSENTIAL = ("gpg", "qemu-img", "debugfs", "e2fsck", "resize2fs", "btrfs", "blkid", "unsquashfs")
