@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from baker.bundles.facts import BundleFacts
 from baker.job import Job
 from baker.model import Artifact
 from baker.qemu import firmware_files
@@ -12,36 +13,28 @@ from baker.sparse import clone, file_sha256
 from baker.vendor import ExtraFile, Vendor
 
 
-def write_extras(job: Job, version: str) -> list[Artifact]:
-    """Write every vendor's extra files into the folder of finished files."""
+def disk_facts(job: Job, vendor: Vendor, disk: Path, virtual_size: int, version: str) -> BundleFacts:
+    """What texts may say of a vendor's finished disk, the encoded file `disk` of `virtual_size` bytes."""
+    return BundleFacts(
+        vendor=vendor, disk=disk, virtual_size=virtual_size, arch=job.plan.arch, version=version,
+        sysexts=tuple(item.name for item in job.plan.sysexts), seed=job.plan.id, epoch=job.plan.epoch,
+    )  # fmt: skip
+
+
+def write_vendor_files(job: Job, facts: BundleFacts, folder: Path) -> list[Artifact]:
+    """Write a vendor's extra files into `folder`. UsageError or ImageError for a template that cannot be filled in."""
     artifacts = []
-    for item in job.plan.vendors:
-        for extra in item.vendor.files:
-            target = job.out / extra.name
-            if extra.template:
-                target.write_text(_render(job, item.vendor, extra, version), encoding="utf-8")
-                kind = "text"
-            else:
-                _firmware(job, extra, target)
-                kind = "qcow2"
-            target.chmod(extra.mode)
-            artifacts.append(Artifact(target, kind, target.stat().st_size, file_sha256(target), item.vendor.name))
+    for extra in facts.vendor.files:
+        target = folder / extra.name
+        if extra.template:
+            target.write_text(facts.text(extra), encoding="utf-8")
+            kind = "text"
+        else:
+            _firmware(job, extra, target)
+            kind = "qcow2"
+        target.chmod(extra.mode)
+        artifacts.append(Artifact(target, kind, target.stat().st_size, file_sha256(target), facts.vendor.name))
     return artifacts
-
-
-def _render(job: Job, vendor: Vendor, extra: ExtraFile, version: str) -> str:
-    """Fill a template's @NAMES@. All values are plain file names, versions or sysext names, safe in a shell."""
-    by_firmware = {item.firmware: item.name for item in vendor.files if item.firmware}
-    script = next((item.name for item in vendor.files if item.mode & 0o111), "")
-    values = {
-        "IMAGE": vendor.image, "EFI_CODE": by_firmware.get("code", ""), "EFI_VARS": by_firmware.get("vars", ""),
-        "SCRIPT": script, "VERSION": version or "unknown", "ARCH": job.plan.arch.value,
-        "SYSEXTS": ", ".join(item.name for item in job.plan.sysexts),
-    }  # fmt: skip
-    text = (vendor.folder / "templates" / extra.template).read_text(encoding="utf-8")
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", value)
-    return text
 
 
 def _firmware(job: Job, extra: ExtraFile, target: Path) -> None:
