@@ -103,7 +103,8 @@ def test_a_retired_name_works_where_its_release_has_what_it_takes(server: Server
 @pytest.mark.parametrize(
     ("name", "instead"),
     [
-        ("packet", "generic"), ("rackspace", "openstack"), ("rackspace_onmetal", "generic"), ("rackspace_vhd", "openstack"),
+        ("packet", "generic"), ("rackspace", "openstack"), ("rackspace_onmetal", "generic"),
+        ("rackspace_vhd", "openstack"),
         ("vagrant_virtualbox", "vagrant"), ("vagrant_vmware_fusion", "vmware"),
     ],
 )  # fmt: skip
@@ -189,5 +190,5 @@ def test_warnings_are_said_and_errors_end_the_vendor() -> None:
     console = Recorder()
     enforce(check_platform(vendor("akamai"), 7 * GIB), console)
     assert "7.00 GiB" in console.warnings[0]
-    with pytest.raises(ImageError, match="Exoscale takes disks of 10 to 100 GB, and this is 9.00 GiB"):
+    with pytest.raises(ImageError, match=r"Exoscale takes disks of 10 to 100 GB, and this is 9\.00 GiB"):
         enforce(check_platform(vendor("exoscale"), 9 * GIB), console)
