@@ -46,7 +46,7 @@ def _firmware(job: Job, extra: ExtraFile, target: Path) -> None:
         job.use(stored, "firmware")
         clone(stored.path, target)
         return
-    local = firmware_files(job.plan.arch)
+    local = firmware_files(job.plan.arch, secure=extra.secure)
     code = extra.firmware == "code"
     source, source_format = (local.code, local.code_format) if code else (local.vars, local.vars_format)
     job.record(

@@ -102,8 +102,9 @@ def _accelerator_options(target: _Target, accelerator: str) -> list[str]:
     return ["-accel", "tcg,thread=multi", "-cpu", target.tcg_cpu]
 
 
-def firmware_files(arch: Arch, folders: Sequence[Path] = _FIRMWARE_FOLDERS) -> FirmwareFiles:
-    """A UEFI build without Secure Boot, from the descriptors that distributions install for QEMU.
+def firmware_files(arch: Arch, folders: Sequence[Path] = _FIRMWARE_FOLDERS, *, secure: bool = False) -> FirmwareFiles:
+    """A UEFI build, from the descriptors that distributions install for QEMU; `secure` asks for one that enforces
+    Secure Boot with Microsoft's keys, which have signed Flatcar's shim.
 
     The format of a descriptor is docs/interop/firmware.json in QEMU's source. A file in an earlier folder hides
     files of the same name in later ones. Raises EnvironmentFault when there is none.
@@ -112,16 +113,17 @@ def firmware_files(arch: Arch, folders: Sequence[Path] = _FIRMWARE_FOLDERS) -> F
     for folder in reversed(folders):
         descriptors |= {path.name: path for path in folder.glob("*.json")}
     for _, path in sorted(descriptors.items()):
-        files = _read_descriptor(path, _TARGETS[arch])
+        files = _read_descriptor(path, _TARGETS[arch], secure)
         if files is not None and files.code.exists() and files.vars.exists():
             return files
     raise EnvironmentFault(
-        f"There is no UEFI firmware for {arch} virtual machines on this machine.",
+        f"There is no UEFI firmware {'with Secure Boot ' if secure else ''}for {arch} virtual machines "
+        "on this machine.",
         f"Install it, on Debian: apt-get install {_FIRMWARE_PACKAGE[arch]}.",
     )
 
 
-def _read_descriptor(path: Path, target: _Target) -> FirmwareFiles | None:
+def _read_descriptor(path: Path, target: _Target, secure: bool) -> FirmwareFiles | None:
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
         mapping = data["mapping"]
@@ -130,9 +132,12 @@ def _read_descriptor(path: Path, target: _Target) -> FirmwareFiles | None:
             and any(machine.startswith(target.machine_pattern) for machine in item["machines"])
             for item in data["targets"]
         )
-        # Secure Boot builds need SMM and refuse what Microsoft's or Flatcar's keys did not sign.
-        secure = {"secure-boot", "requires-smm"} & set(data["features"])
-        if not fits or secure or "uefi" not in data["interface-types"] or mapping["device"] != "flash":
+        # Secure Boot builds need SMM, and without keys in them they enforce nothing.
+        features = set(data["features"])
+        fits &= (
+            features >= {"secure-boot", "enrolled-keys"} if secure else not features & {"secure-boot", "requires-smm"}
+        )
+        if not fits or "uefi" not in data["interface-types"] or mapping["device"] != "flash":
             return None
         code, variables = mapping["executable"], mapping["nvram-template"]
         return FirmwareFiles(Path(code["filename"]), code["format"], Path(variables["filename"]), variables["format"])
