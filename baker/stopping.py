@@ -17,6 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _asked = threading.Event()
 _programs: set[Popen[bytes]] = set()
+_local = threading.local()
 _unbroken = 0  # how many unbroken blocks the main thread is in
 _waiting = 0  # the signal that came meanwhile
 
@@ -49,7 +50,8 @@ def handle(number: int, _frame: FrameType | None) -> None:
 
 def _must_end() -> bool:
     """Whether the thread we are in must end. The main one needs no telling, and its cleanup must not be hindered."""
-    return _asked.is_set() and threading.current_thread() is not threading.main_thread()
+    main = threading.current_thread() is threading.main_thread()
+    return _asked.is_set() and not main and not getattr(_local, "cleaning", False)
 
 
 def _end(process: Popen[bytes]) -> None:
@@ -75,6 +77,17 @@ def check() -> None:
     """For loops that may run for long: ends a thread (by SystemExit) once the process is to end."""
     if _must_end():
         raise SystemExit
+
+
+@contextmanager
+def cleaning() -> Iterator[None]:
+    """A block that cleans up: the programs it starts run to their end although the process is to end."""
+    _local.cleaning = True
+    try:
+        with unbroken():
+            yield
+    finally:
+        _local.cleaning = False
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from itertools import islice
 
 from baker.errors import NetworkError, UsageError
 from baker.recipe.mirrors import Rewrites
-from baker.recipe.model import Parameter, Recipe, VersionSource
+from baker.recipe.model import Recipe, VersionSource
 from baker.recipe.order import minor_of, version_key
 from baker.recipe.version_sources import Asker, Tag, tags
 from baker.recipe.words import Scope, expand
@@ -75,21 +75,16 @@ class Catalogue:
             newest = {minor: version for minor, version in newest.items() if minor in supported} or newest
         return list(islice(newest.values(), source.count or None))
 
-    def latest_parameter(self, parameter: Parameter, scope: Scope) -> str:
-        """The newest value of a parameter whose default is `latest`, in the form it wants."""
-        source = parameter.source
-        if source is None:
-            raise UsageError(f"{parameter.where}: the parameter {parameter.name} has no source of versions.")
+    def newest(self, source: VersionSource, scope: Scope) -> str:
+        """The newest version that a source lists, as it is written there: for parameters whose default is `latest`."""
         found = [_stripped(source, tag) for tag in self._tags(source, [scope.words]) if not tag.prerelease]
-        fitting = [
-            version for version in found if version and re.match(r"v?\d", version) and not is_prerelease(version)
-        ]
+        fitting = [version for version in found if re.match(r"v?\d", version) and not is_prerelease(version)]
         if not fitting:
             raise NetworkError(
-                f"Upstream lists no version for the parameter {parameter.name} of {scope.recipe.name}.",
-                f"Name one: --param {parameter.name}=VERSION.",
+                f"{source.where}: upstream lists no version.",
+                "Name one with --param, or look at the source's pattern.",
             )
-        return in_form(max(fitting, key=version_key), parameter.normalise)
+        return max(fitting, key=version_key)
 
     def _other(self, name: str, source: VersionSource) -> Recipe:
         if name not in self.recipes:
@@ -125,12 +120,6 @@ class Catalogue:
 def is_prerelease(version: str) -> bool:
     """Whether a version says of itself that it is none yet: `v1.2.0-rc.1`, `1.2b3`; but not `v1.2.0+k3s1`."""
     return version_key(version)[1] < 0
-
-
-def in_form(version: str, form: str) -> str:
-    """A version with or without its `v` (`form` is `v` or `bare`), or as it is."""
-    bare = re.sub(r"^v(?=\d)", "", version)
-    return {"v": f"v{bare}", "bare": bare}.get(form, version)
 
 
 def _source(recipe: Recipe) -> VersionSource:

@@ -1,0 +1,241 @@
+"""Builds from source in a container of podman or docker, whichever works here.
+
+Packages and locked dependencies come first, with a network; what that leaves is committed to an image for the build's
+own steps, which have none. Sources are mounted read-only. Containers and that image are gone afterwards, also when
+the build is stopped. The base image is pinned in recipes.lock by the digest of its manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import STDOUT, TimeoutExpired
+from typing import Any
+
+from baker import stopping
+from baker.errors import EnvironmentFault, ImageError, VerificationError
+from baker.recipe.model import ContainerBuild
+from baker.recipe.pins import PinFile, changed
+from baker.run import CommandFailed, find, run, spawn
+from baker.services import Services
+
+_TAIL = 12  # lines of output in an error
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_INSTALL = {
+    "apk": "apk add --no-cache --quiet",
+    "apt": "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends",
+}
+# A shell that is process 1 ignores SIGTERM, unless it says otherwise; and it reacts only while it waits.
+_FIRST_PROCESS = 'trap "exit 143" TERM INT HUP; sh -e -c "$0" & wait $!'
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container engine: `words` start it. Methods raise CommandFailed."""
+
+    words: tuple[str, ...]
+
+    @property
+    def is_podman(self) -> bool:
+        return self.words[0] == "podman"
+
+    def call(self, *arguments: str) -> str:
+        """Run a short command; returns what it prints."""
+        return run([*self.words, *arguments]).text.strip()
+
+    def inspect(self, image: str) -> dict[str, Any] | None:
+        """What the engine knows of an image that it has."""
+        try:
+            found = json.loads(self.call("image", "inspect", image))
+        except CommandFailed:
+            return None
+        return dict(found[0]) if found else None
+
+    def base(self, image: str, platform: str, pinned: str) -> tuple[str, str]:
+        """(id, digest of the manifest) of a base image, pulled unless it is there."""
+        reference = f"{_without_tag(image)}@sha256:{pinned}" if pinned else image
+        facts = self.inspect(reference)
+        if facts is None or not _is_for(facts, platform):
+            self.call("pull", "--quiet", *(["--platform", platform] if platform else []), reference)
+            facts = self.inspect(reference)
+        if facts is None or not _is_for(facts, platform):
+            raise EnvironmentFault(f"{self.words[0]} has no image {reference} for {platform}.")
+        return str(facts["Id"]), _digest(facts)
+
+    def try_out(self, image: str) -> None:
+        """Start a container that does nothing."""
+        self.call("run", "--rm", "--network", "none", *self.limits, "--entrypoint", "/bin/sh", image, "-c", ":")
+
+    @property
+    def limits(self) -> list[str]:
+        """podman raises resource limits, which fails where root is not almighty, such as in a container."""
+        return ["--ulimit", "host"] if self.is_podman else []
+
+    def remove(self, container: str) -> None:
+        """Remove a container, running or not."""
+        self.call("rm", "--force", *(["--time", "0", "--ignore"] if self.is_podman else []), container)
+
+
+def run_build(build: ContainerBuild, sources: Mapping[str, Path], out: Path, work: Path, services: Services) -> None:
+    """Run a build whose words are expanded; what it installs is in the folder `out` afterwards.
+
+    `sources`: folder of each source by its id, mounted read-only where `build.mount` says. `work` is for the output
+    of the tools. Raises EnvironmentFault where no engine works or something fails, VerificationError for an image
+    that is not the pinned one, ImageError when the build takes too long.
+    """
+    (image,) = build.images.values()
+    engine, base = _choose(image, build.platform, services)
+    mounts = [f"--volume={out}:{build.out}"]
+    mounts += [f"--volume={sources[name]}:{place}:ro" for name, place in build.mount.items()]
+    log = work / "container.log"
+    with (
+        services.console.step(f"Build in a container of {image}"),
+        _prepared(engine, base, build, mounts, log) as ready,
+    ):
+        steps = "\n".join(build.steps)
+        if not engine.is_podman:  # docker's root is the machine's; podman's, without root, is the user
+            steps = f"trap 'chown -R {os.getuid()}:{os.getgid()} {shlex.quote(build.out)}' EXIT\n{steps}"
+        _run(engine, ready, steps, build, [*mounts, "--network=none", "--security-opt=no-new-privileges", "--rm"], log)
+
+
+def pinned_image(build: ContainerBuild, pins: PinFile) -> str:
+    """The sha256 of the manifest that is pinned for a build's image, "" for none yet."""
+    (image,) = build.images.values()
+    return pins.get(_pin_name(image, build.platform)) or ""
+
+
+def _pin_name(image: str, platform: str) -> str:
+    return f"docker://{image} {platform}".rstrip()
+
+
+def _choose(image: str, platform: str, services: Services) -> tuple[Engine, str]:
+    """An engine that works, and the id of the base image in it, which is what recipes.lock says."""
+    name = _pin_name(image, platform)
+    pinned = services.pins.get(name) or ""
+    if not pinned:
+        services.pins.refuse_when_locked(name)
+    reasons = []
+    for words in (("podman",), ("podman", "--runtime", "runc"), ("docker",)):
+        if not all(find(word) for word in words if not word.startswith("-")):
+            continue
+        engine = Engine(words)
+        try:
+            identity, digest = engine.base(image, platform, pinned)
+            engine.try_out(identity)
+        except CommandFailed as error:
+            reasons.append(f"{' '.join(words)}: {' '.join(error.stderr.split())[-300:]}")
+            continue
+        if pinned and digest != pinned:
+            raise changed(name, digest, pinned, services.pins.path)
+        if not pinned:
+            services.pins.put(name, digest)
+            services.pins.save()
+            services.console.warn(f"{image} is used for the first time; its digest goes into {services.pins.path}.")
+        return engine, identity
+    if not reasons:
+        raise EnvironmentFault(
+            "This recipe is built from source in a container, and neither podman nor docker is installed.",
+            "Install podman, on Debian: apt-get install podman. It needs no root.",
+        )
+    raise EnvironmentFault(
+        f"No container of {image} can be started. {' | '.join(reasons)}",
+        "Is the image's name right, can its registry be reached, and does `podman run` work at all?",
+    )
+
+
+@contextmanager
+def _prepared(engine: Engine, base: str, build: ContainerBuild, mounts: Sequence[str], log: Path) -> Iterator[str]:
+    """The image for the steps: the base, or a temporary one with packages and dependencies in it."""
+    lines = [f"{_INSTALL[build.manager]} {shlex.join(build.packages)}"] if build.packages else []
+    lines += build.fetch
+    if not lines:
+        yield base
+        return
+    network = ["--network=host", *(f"--env={name}={os.environ[name]}" for name in _PROXIES if name in os.environ)]
+    container = _name()
+    image = f"localhost/{container}"
+    try:
+        options = [*mounts, *(network if build.network else ["--network=none"])]
+        _run(engine, base, "\n".join(lines), build, options, log, container)
+        engine.call("commit", "--quiet", container, image)
+        yield image
+    finally:
+        with stopping.cleaning():
+            engine.remove(container)
+            if engine.inspect(image):
+                engine.call("rmi", "--force", image)
+
+
+def _run(
+    engine: Engine, image: str, script: str, build: ContainerBuild, options: Sequence[str], log: Path,
+    container: str = "",
+) -> None:  # fmt: skip
+    """Run a shell script in a new container to its end; `container` names one that stays."""
+    name = container or _name()
+    argv = [
+        *engine.words, "run", f"--name={name}", "--pull=never", "--hostname=build", "--security-opt=label=disable",
+        *engine.limits, *options, *(f"--env={key}={value}" for key, value in build.env.items()),
+        "--entrypoint=/bin/sh", image, "-c", _FIRST_PROCESS, script,
+    ]  # fmt: skip
+    with log.open("ab") as output:
+        begin = output.tell()
+        with spawn(argv, stdout=output, stderr=STDOUT) as process:
+            try:
+                status = process.wait(build.timeout)
+            except BaseException as error:
+                with stopping.cleaning():
+                    engine.remove(name)
+                if isinstance(error, TimeoutExpired):
+                    raise ImageError(
+                        f"The build in {image} took more than {build.timeout} s.",
+                        f"Its last words: {_tail(log, begin)}. The recipe's [build] can have a longer timeout.",
+                    ) from None
+                raise
+    if status:
+        if not container:
+            with stopping.cleaning():
+                engine.remove(name)
+        raise EnvironmentFault(
+            f"The build in a container failed with status {status}: {_tail(log, begin)}",
+            "The lines above are the tools' own; the steps are in the recipe's [build].",
+        )
+
+
+def _tail(log: Path, begin: int) -> str:
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    return "; ".join(lines[-_TAIL:]) or "it said nothing"
+
+
+def _name() -> str:
+    return f"flatcar-bake-{uuid.uuid4().hex[:12]}"
+
+
+def _without_tag(image: str) -> str:
+    return re.sub(r":[^:/@]+$", "", image)
+
+
+def _is_for(facts: Mapping[str, Any], platform: str) -> bool:
+    """Whether an image is for a platform such as linux/arm64/v8."""
+    return not platform or facts.get("Architecture") == platform.split("/")[1]
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    """The sha256 of an image's manifest; docker tells it with the name of the repository only."""
+    listed = [str(facts.get("Digest") or ""), *(str(name) for name in facts.get("RepoDigests") or [])]
+    for text in listed:
+        found = re.search("sha256:([0-9a-f]{64})$", text)
+        if found:
+            return found[1]
+    raise VerificationError(
+        f"The image {facts.get('Id')} has no digest that could be pinned: it was made here and never in a registry.",
+        "Push it to a registry, or use podman, which knows digests of its own images as well.",
+    )
