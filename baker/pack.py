@@ -133,7 +133,7 @@ def pack(tree: Path, target: Path, options: PackOptions, *, own: bool = False, f
         _write(entries, image, options, own)
         if options.has_verity:
             assert options.arch is not None
-            image = protect(image, options.arch, options.signing)
+            image = protect(image, options.arch, options.signing, identity(entries, options.epoch))
         check_listing(image, entries)
         publish_image(image, target, force)
 
@@ -170,18 +170,17 @@ def _check(entries: Mapping[str, Entry], name: str) -> None:
 
 
 def _write(entries: Mapping[str, Entry], image: Path, options: PackOptions, own: bool) -> None:
-    compression = options.compression or COMPRESSIONS[options.format][0]
-    if options.format == "squashfs":
-        write_squashfs(entries.values(), image, compression, options.epoch)
-        return
     uuid = identity(entries, options.epoch)
     if options.format == "btrfs":
         write_btrfs_image(entries, image, options.epoch, uuid, options.name)
         return
     folder = image.with_name("tree")
     stage(entries.values(), folder, options.epoch, own)
-    if options.format == "erofs":
-        write_erofs(folder, image, compression, options.epoch, uuid)
+    compression = options.compression or COMPRESSIONS[options.format][0]
+    if options.format == "squashfs":
+        write_squashfs(folder, image, compression, options.epoch)
+    elif options.format == "erofs":
+        write_erofs(entries.values(), folder, image, compression, options.epoch, uuid)
     else:
         write_ext(options.format, entries.values(), folder, image, options.epoch, uuid)
 

@@ -34,7 +34,7 @@ def write_ext(fs: str, entries: Collection[Entry], folder: Path, target: Path, e
 
     CommandFailed when a tool cannot.
     """
-    env = frozen_time(epoch) | {"MKE2FS_CONFIG": "/dev/null"}
+    env = frozen_time(epoch) | {"MKE2FS_CONFIG": "/dev/null", "SOURCE_DATE_EPOCH": str(max(1, epoch))}
     extended = f"hash_seed={uuid},root_owner=0:0,lazy_itable_init=0,nodiscard"
     run([
         "mke2fs", "-q", "-F", "-t", fs, "-O", _FEATURES[fs], "-b", str(_BLOCK), "-I", str(_INODE),

@@ -9,20 +9,24 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from uuid import UUID
 
 from baker.errors import EnvironmentFault
 from baker.model import Arch
 from baker.run import CommandFailed, run
 
 _FIRST, _FIRST_WITHOUT_ROOT = 252, 254
-_BLOCK = 4096
+_GRAIN = 4096  # partitions are multiples of it
+# The smallest block of dm-verity, which systemd-repart takes by itself for an image; others need less room.
+_BLOCK = 512
 _HASHES = _BLOCK // 32  # of sha256 in a block
 
 
-def protect(image: Path, arch: Arch, signing: tuple[Path, Path] | None) -> Path:
+def protect(image: Path, arch: Arch, signing: tuple[Path, Path] | None, seed: UUID) -> Path:
     """Make a disk image of a filesystem image, beside it; returns its path.
 
-    `signing` is a private key and a certificate. EnvironmentFault when systemd-repart is missing, too old, or fails.
+    `signing` is a private key and a certificate; the disk's id derives from `seed`, as it would
+    tell of this machine else. EnvironmentFault when systemd-repart is missing, too old, or fails.
     """
     version = _version()
     if version < _FIRST:
@@ -37,7 +41,7 @@ def protect(image: Path, arch: Arch, signing: tuple[Path, Path] | None) -> Path:
     try:
         run([
             "systemd-repart", "--empty=create", "--size=auto", "--dry-run=no", "--pretty=no", "--no-legend",
-            f"--definitions={definitions}", *keys, target,
+            f"--definitions={definitions}", f"--seed={seed}", *keys, target,
         ])  # fmt: skip
     except CommandFailed as error:
         hint = error.hint
@@ -54,25 +58,30 @@ def _version() -> int:
 
 def _partitions(image: Path, arch: Arch, signed: bool) -> list[tuple[str, str]]:
     """The partitions as systemd-repart wants them, see repart.d(5): a name and the lines for each."""
-    blocks = -(-image.stat().st_size // _BLOCK)
+    size = -(-image.stat().st_size // _GRAIN) * _GRAIN
     root = f"root-{arch}"
     found = [
-        ("data", f"Type={root}\nVerity=data\nCopyBlocks={image}\n" + _size(blocks * _BLOCK)),
-        ("hash", f"Type={root}-verity\nVerity=hash\n" + _size(_tree_blocks(blocks) * _BLOCK)),
+        ("data", f"Type={root}\nVerity=data\nCopyBlocks={_plain(image)}\n" + _size(size)),
+        ("hash", f"Type={root}-verity\nVerity=hash\n" + _size(_hash_size(size))),
     ]
     if signed:
         found.append(("signature", f"Type={root}-verity-sig\nVerity=signature\n"))
     return [(kind, f"{text}VerityMatchKey=sysext\n") for kind, text in found]
 
 
+def _plain(path: Path) -> str:
+    """A path for a setting in which `%` begins a specifier."""
+    return str(path).replace("%", "%%")
+
+
 def _size(size: int) -> str:
     return f"SizeMinBytes={size}\nSizeMaxBytes={size}\n"
 
 
-def _tree_blocks(blocks: int) -> int:
-    """Blocks of a verity partition: its superblock, and the hashes of data blocks, of those blocks, and so on."""
-    total = 1
+def _hash_size(size: int) -> int:
+    """Bytes of a verity partition: its superblock, and the hashes of data blocks, of those blocks, and so on."""
+    blocks, total = size // _BLOCK, 1
     while blocks > 1:
         blocks = -(-blocks // _HASHES)
         total += blocks
-    return total + 1
+    return -(-total * _BLOCK // _GRAIN) * _GRAIN
