@@ -100,6 +100,15 @@ def test_firmware_comes_from_descriptors(tmp_path: Path) -> None:
     assert firmware_files(Arch.X86_64, [etc, usr]).code == tmp_path / "own.fd"
 
 
+def test_firmware_with_secure_boot_has_keys_in_it(tmp_path: Path) -> None:
+    _descriptor(tmp_path, "10-plain.json", tmp_path / "plain.fd", [])
+    _descriptor(tmp_path, "20-keyless.json", tmp_path / "keyless.fd", ["secure-boot", "requires-smm"])
+    with pytest.raises(EnvironmentFault, match="no UEFI firmware with Secure Boot"):
+        firmware_files(Arch.X86_64, [tmp_path], secure=True)
+    _descriptor(tmp_path, "30-keys.json", tmp_path / "keys.fd", ["secure-boot", "requires-smm", "enrolled-keys"])
+    assert firmware_files(Arch.X86_64, [tmp_path], secure=True).code == tmp_path / "keys.fd"
+
+
 def test_missing_firmware_names_the_package(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault) as caught:
         firmware_files(Arch.ARM64, [tmp_path])
