@@ -1,0 +1,45 @@
+"""Extensions built by the recipes from the local mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from mirrors import Recorder
+from upstream import Upstream
+
+from baker.model import Arch
+from baker.recipe.build import Built, build
+from baker.recipe.model import VersionSource
+from baker.recipe.request import settle
+from baker.recipe.words import Scope
+from baker.services import Services, Settings
+
+
+@contextmanager
+def services(upstream: Upstream, folder: Path, **settings: object) -> Iterator[Services]:
+    """What a build works with: downloads come from the mirror, cache and recipes.lock are in `folder`."""
+    rules = tuple("=".join(rule) for rule in upstream.rewrites)
+    chosen = Settings(cache_dir=folder / "cache", recipes_lock=folder / "recipes.lock", mirror_urls=rules)
+    for name, value in settings.items():
+        setattr(chosen, name, value)
+    with Services(chosen, Recorder()) as opened:
+        yield opened
+
+
+def build_recipe(
+    upstream: Upstream, folder: Path, name: str, arch: Arch, variant: str = "", parameters: Mapping[str, str] = {}
+) -> Built:
+    """Build the version of a recipe that the mirror is for; fast compression. Parameters are not looked up."""
+    version = upstream.add(name, arch)
+    work = folder / f"{name}-{arch}-{variant}"
+    work.mkdir(parents=True)
+    with services(upstream, folder) as opened:
+        request = settle(opened.recipes[name], version, arch, _no_latest, variant=variant, parameters=parameters)
+        return build(replace(request, compression="lz4"), opened, work)
+
+
+def _no_latest(source: VersionSource, scope: Scope) -> str:
+    raise AssertionError(f"{source.where}: the test does not name the version")
