@@ -30,6 +30,7 @@ from baker.recipe.tree import Tree
 from baker.recipe.verdict import judge
 from baker.services import Services
 from baker.sparse import clone, file_sha256
+from baker.survey.report import lint_image
 from baker.sysext import Finding, lint, read_sysext
 
 # The program that writes each format, and the argument that makes it tell its version: that decides the bytes too.
@@ -61,7 +62,7 @@ class Built:
 
     def findings(self) -> list[Finding]:
         """What the lint has to say."""
-        return lint(self.sysext, self.request.arch, None)
+        return lint_image(self.path, self.request.component, self.request.arch, None)
 
 
 def build(request: RecipeBuild, services: Services, work: Path) -> Built:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from baker.errors import UsageError
+from baker.recipe.containers import pinned_image, run_build
 from baker.recipe.model import ContainerBuild
 from baker.recipe.request import RecipeBuild
 from baker.services import Services
@@ -15,8 +16,6 @@ from baker.services import Services
 
 def compile_sources(request: RecipeBuild, sources: Mapping[str, Path], services: Services, work: Path) -> Path:
     """Run the recipe's container build on unpacked `sources`; returns the folder of what it installed."""
-    from baker.recipe.containers import run_build
-
     build = expanded(request)
     if build is None:
         raise UsageError(f"{request.recipe.path}: [rootfs] cannot be built yet.")
@@ -51,8 +50,4 @@ def expanded(request: RecipeBuild) -> ContainerBuild | None:
 def image_digest(request: RecipeBuild, services: Services) -> str:
     """The digest by which the container's image is pinned; "" for none yet, or a recipe without a build."""
     build = expanded(request)
-    if build is None:
-        return ""
-    from baker.recipe.containers import pinned_image
-
-    return pinned_image(build, services.pins)
+    return "" if build is None else pinned_image(build, services.pins)

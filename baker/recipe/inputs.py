@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from baker.errors import UsageError
-from baker.recipe.download import Obtained, Wanted, download_all
+from baker.recipe.download import FIRST_USE, LOCK, Obtained, Wanted, download_all
 from baker.recipe.model import Source
 from baker.recipe.request import RecipeBuild
 from baker.recipe.steps import Build
@@ -27,10 +27,11 @@ class Input:
         return f"{self.source.id}/{self.item}" if self.item else self.source.id
 
     def record(self, component: str) -> dict[str, Any]:
-        """It as an input in a manifest."""
+        """It as an input in a manifest. Equal builds have equal records, so the first use is no matter."""
+        trust = LOCK if self.file.trust == FIRST_USE else self.file.trust
         return {
             "kind": "recipe source", "name": f"{component}/{self.label}", "url": self.file.url,
-            "sha256": self.file.sha256, "signer": None, "trust": self.file.trust,
+            "sha256": self.file.sha256, "signer": None, "trust": trust,
         }  # fmt: skip
 
 

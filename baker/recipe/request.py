@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from baker.errors import UsageError
 from baker.model import Arch
-from baker.recipe.model import Parameter, Recipe, Variant, VersionSource
+from baker.recipe.model import Parameter, Recipe, Variant
 from baker.recipe.order import version_key
+from baker.recipe.versions import Catalogue
 from baker.recipe.words import Scope
 from baker.schema import suggest
 from baker.sysext import validate_name
 
 LATEST = "latest"
-
-FindLatest = Callable[[VersionSource, Scope], str]
-"""Asks a version source of a recipe for the newest version."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def settle(
     recipe: Recipe,
     version: str,
     arch: Arch,
-    find_latest: FindLatest,
+    catalogue: Catalogue,
     *,
     variant: str = "",
     parameters: Mapping[str, str] | None = None,
@@ -79,15 +77,11 @@ def settle(
 ) -> RecipeBuild:
     """Decide a build. `version` may be `latest`; `environment` holds what old scripts took from variables.
 
-    Raises UsageError for what does not exist or does not go together, and what `find_latest` raises.
+    Raises UsageError for what does not exist or does not go together, and what `catalogue` raises.
     """
     if arch not in recipe.arches:
         raise UsageError(f"{recipe.name} does not exist for {arch}.", f"It exists for: {', '.join(recipe.arches)}.")
-    if version == LATEST:
-        if recipe.version.source is None:
-            raise UsageError(f"{recipe.name} does not say where its versions come from.", "Name the version.")
-        version = find_latest(recipe.version.source, Scope(recipe, "", arch))
-    version = recipe.canonical(version)
+    version = catalogue.latest(recipe)[0] if version == LATEST else recipe.canonical(version)
     if recipe.version.min and version_key(version) < version_key(recipe.version.min):
         raise UsageError(f"The recipe {recipe.name} begins with {recipe.version.min}, and {version} is older.")
     build = RecipeBuild(
@@ -97,7 +91,7 @@ def settle(
     # One after the other: a parameter's default may look at those before it.
     for parameter in recipe.parameters:
         build = dataclasses.replace(
-            build, parameters={**build.parameters, parameter.name: _value(parameter, chosen, build.scope, find_latest)}
+            build, parameters={**build.parameters, parameter.name: _value(parameter, chosen, build.scope, catalogue)}
         )
     return build
 
@@ -137,7 +131,7 @@ def _given(recipe: Recipe, parameters: Mapping[str, str], environment: Mapping[s
     return chosen
 
 
-def _value(parameter: Parameter, chosen: Mapping[str, str], scope: Scope, find_latest: FindLatest) -> str:
+def _value(parameter: Parameter, chosen: Mapping[str, str], scope: Scope, catalogue: Catalogue) -> str:
     """What a parameter is set to; "" where it is not."""
     counts = parameter.when.holds(scope.facts)
     if parameter.name in chosen and not counts:
@@ -147,7 +141,7 @@ def _value(parameter: Parameter, chosen: Mapping[str, str], scope: Scope, find_l
         )
     value = chosen.get(parameter.name, parameter.default) if counts else ""
     if value == LATEST and parameter.source is not None:
-        value = find_latest(parameter.source, scope)
+        value = catalogue.newest(parameter.source, scope)
     if not value and parameter.required and counts:
         raise UsageError(
             f"{scope.recipe.name} needs the parameter {parameter.name}: {parameter.description or 'see its recipe'}.",

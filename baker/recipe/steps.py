@@ -162,9 +162,16 @@ def _some(found: Sequence[tuple[str, str]]) -> str:
     return ", ".join(name for name, _ in found[:8]) + more
 
 
+def unit_paths(unit: str) -> list[str]:
+    """Where systemd looks for a unit in an extension; for an instance, for its template too."""
+    names = [unit]
+    if "@" in unit:
+        names.append(f"{unit.partition('@')[0]}@.{unit.rpartition('.')[2]}")
+    return [f"{folder}/{name}" for folder in _UNIT_FOLDERS for name in names]
+
+
 def _uphold(tree: Tree, uphold: Uphold) -> None:
-    template = f"{uphold.unit.partition('@')[0]}@.{uphold.unit.rpartition('.')[2]}" if "@" in uphold.unit else ""
-    if not any(tree.has(f"{folder}/{name}") for folder in _UNIT_FOLDERS for name in (uphold.unit, template) if name):
+    if not any(map(tree.has, unit_paths(uphold.unit))):
         shipped = [path.rpartition("/")[2] for path in tree.paths() if path.startswith(_UNIT_FOLDERS)]
         raise UsageError(
             f"{uphold.where}: {uphold.target} is to uphold {uphold.unit}, which is not in the extension.",

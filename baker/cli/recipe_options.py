@@ -1,0 +1,62 @@
+"""The options that say where recipes and their downloads come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from baker.console import Console
+    from baker.services import Services
+
+_TRUST = "Where things come from"
+
+
+def recipe_names() -> list[str]:
+    """All recipes, for completion."""
+    from baker.recipe.load import recipe_folders
+
+    return sorted(recipe_folders())
+
+
+RecipesOption = Annotated[
+    list[Path] | None, typer.Option("--recipes", envvar="FLATCAR_BAKE_RECIPES", metavar="DIR", rich_help_panel=_TRUST,
+    help="Further folder of recipes, which win over the shipped ones; may be repeated."),
+]  # fmt: skip
+MirrorUrlOption = Annotated[
+    list[str] | None, typer.Option("--mirror-url", envvar="FLATCAR_BAKE_MIRROR_URL", metavar="PREFIX=PREFIX",
+    rich_help_panel=_TRUST, help="Fetch what recipes download from elsewhere: "
+    "https://github.com/=https://mirror.example/github.com/ or a folder; may be repeated."),
+]  # fmt: skip
+RecipesLockOption = Annotated[
+    Path | None, typer.Option("--recipes-lock", envvar="FLATCAR_BAKE_RECIPES_LOCK", metavar="FILE",
+    rich_help_panel=_TRUST, help="Digests of downloads that upstream does not vouch for; new ones are added.  "
+    "[default: ./recipes.lock if there is one, else one in the cache]"),
+]  # fmt: skip
+LockedSourcesOption = Annotated[
+    bool, typer.Option("--locked-sources", envvar="FLATCAR_BAKE_LOCKED_SOURCES", rich_help_panel=_TRUST,
+    help="Refuse what neither upstream nor recipes.lock vouches for."),
+]  # fmt: skip
+
+
+def open_recipes(
+    console: Console,
+    *,
+    recipes: list[Path] | None = None,
+    mirror_url: list[str] | None = None,
+    recipes_lock: Path | None = None,
+    locked_sources: bool = False,
+    cache_dir: Path | None = None,
+) -> Services:
+    """The services that these options describe."""
+    from baker.services import Services, Settings
+
+    return Services(
+        Settings(
+            cache_dir=cache_dir, recipe_folders=tuple(recipes or ()), mirror_urls=tuple(mirror_url or ()),
+            recipes_lock=recipes_lock, locked_sources=locked_sources,
+        ),
+        console,
+    )  # fmt: skip
