@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from baker.extras import write_extras
-from baker.gather import fetch_bases, gather_sysexts
-from baker.images import make_images, stage_roots
+from baker.gather import fetch_bases, gather_oem, gather_sysexts
+from baker.images import Images, make_images
 from baker.job import Job, OpenEditor
 from baker.manifest import SBOM_NAME, BakeManifest, sysext_record, tool_versions, write_records
-from baker.model import Artifact
 from baker.placing import ReadySysext, place
 from baker.plan import BakePlan
 from baker.publish import publish, tidy
@@ -23,7 +21,8 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
     """Execute a plan and return the record of what was made.
 
     `open_editor(image, work, epoch)` opens the backend. Nothing appears in the output folder before everything is
-    complete and checked. Raises the BakeError of the step that failed; the work folder is gone then.
+    complete and checked. Raises the BakeError of the step that failed; the work folder is gone then. Of several
+    vendors some may fail while the others are published: the record's `failures` tell.
     """
     plan.output_dir.mkdir(parents=True, exist_ok=True)
     for left in tidy(plan.output_dir)[0]:
@@ -38,27 +37,26 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         version = bases[0].version
         sysexts = gather_sysexts(job, version)
         placed = place(sysexts, plan.install_to, version, plan.updates, plan.force)
-        stages = stage_roots(job, bases, placed.get("ROOT", []))
-        artifacts = make_images(job, stages, placed.get("OEM", []))
-        artifacts += write_extras(job, version)
-        manifest = _manifest(job, version, sysexts, artifacts)
+        oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, version).items()}
+        images = make_images(job, bases, placed.get("ROOT", []), oem)
+        manifest = _manifest(job, version, sysexts, images)
         with services.console.step("Publish"):
             finished = [item.path for item in manifest.outputs] + write_records(job.out, manifest)
             publish(finished, plan.output_dir, plan.force)
     return manifest
 
 
-def _manifest(job: Job, version: str, sysexts: list[ReadySysext], artifacts: list[Artifact]) -> BakeManifest:
+def _manifest(job: Job, version: str, sysexts: list[ReadySysext], images: Images) -> BakeManifest:
     """The record of the bake; the SBOM, which says the same in SPDX's words, is written here and in the record."""
     plan = job.plan
     # Vendors may share an input; side by side, they come to it in any order.
     inputs = tuple(item for _, item in sorted({(item["kind"], item["name"]): item for item in job.inputs}.items()))
     records = tuple(sysext_record(item, plan.install_to) for item in sysexts)
-    sbom = write_sbom(job.out / SBOM_NAME, plan, version, inputs, records, artifacts)
+    sbom = write_sbom(job.out / SBOM_NAME, plan, version, inputs, records, images.artifacts)
     return BakeManifest(
         plan_id=plan.id, version=version, channel=plan.release.channel if plan.release else "",
         arch=plan.arch, install_to=f"{plan.install_to.target}:{plan.install_to.directory}", backend=plan.backend,
         epoch=plan.epoch, inputs=inputs, sysexts=records,
         decisions=tuple(f"{item.vendor.name}: {item.base} ({item.why})" for item in plan.vendors),
-        outputs=(*artifacts, sbom), tools=tool_versions(),
+        outputs=(*images.artifacts, sbom), tools=tool_versions(), failures=tuple(images.failures),
     )  # fmt: skip

@@ -1,126 +1,101 @@
-"""From base images to vendor images: grow, inject, fill the OEM partition, check, encode, read back."""
+"""From base images to vendor images, side by side; one vendor that fails does not take the others with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 
 from baker.bases import PlannedVendor
-from baker.convert import encode
-from baker.disk import check_filesystems, grow_root, read_table
-from baker.errors import VerificationError
+from baker.errors import BakeError, EnvironmentFault, VerificationError
+from baker.finishing import finish_vendor
 from baker.gather import Base
 from baker.job import Job
-from baker.layout import layout_size
+from baker.manifest import VendorFailure
 from baker.model import Artifact, Injection
-from baker.oem import oem_injections
-from baker.origin import Origin
-from baker.sparse import LeadingDigest, clone
-from baker.sysext import read_sysext
+from baker.stages import Stage, StagePlan, open_stage, plan_stages
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A disk of one base and one layout, with ROOT finished, and the vendors that go on from it."""
+@dataclass
+class Images:
+    """What became of the vendors that were asked for."""
 
-    path: Path
-    version: str
-    vendors: tuple[PlannedVendor, ...]
-    origin: Origin | None = None
-    """What holds the rest of the disk, when `path` has only the parts that are edited."""
-    leading: LeadingDigest | None = None
-    """The digest of what the disk begins with, if that is still what the base begins with."""
+    artifacts: list[Artifact] = field(default_factory=list)
+    failures: list[VendorFailure] = field(default_factory=list)
 
 
-def stage_roots(job: Job, bases: Sequence[Base], root: list[Injection]) -> list[Stage]:
-    """One disk for every layout that a base's vendors want: grown, and with the ROOT injections in it.
+def make_images(job: Job, bases: Sequence[Base], root: list[Injection], oem: Mapping[str, list[Injection]]) -> Images:
+    """Make every vendor's files; `root` goes into ROOT, `oem` by vendor into the OEM partition.
 
-    What is equal for several vendors is done once; they part only afterwards.
+    What vendors have in common is done once. Stages are large, so the next one is made only when it would be missed.
+    Results are in the plan's order. With several vendors asked for, the failure of some is part of the result; raises
+    the BakeError when all failed, and a VerificationError in any case.
     """
-    stages: list[Stage] = []
-    for base in bases:
-        layouts = list(dict.fromkeys(item.vendor.layout for item in base.vendors))
-        for number, layout in enumerate(layouts):
-            vendors = tuple(item for item in base.vendors if item.vendor.layout == layout)
-            path = job.work / f"stage-{len(stages)}.raw"
-            if base.shared or number < len(layouts) - 1:
-                clone(base.path, path)
-            else:
-                base.path.rename(path)
-            leading = None if _prepare_root(job, path, layout, root) else base.leading
-            stages.append(Stage(path, base.version, vendors, base.origin, leading))
-    return stages
-
-
-def _prepare_root(job: Job, path: Path, layout: str, root: list[Injection]) -> bool:
-    """Bring a disk to its layout and edit its ROOT; returns whether its partition table changed."""
-    table = read_table(path)
-    size = layout_size(layout, table)
-    grows = size.root > table.get("ROOT").size
-    if grows:
-        with job.console.step(f"Grow ROOT to the {layout} layout"):
-            grow_root(path, size.root, size.disk, job.work)
-    with job.console.step("Put the extensions into ROOT"), job.open_editor(path, job.work, job.plan.epoch) as editor:
-        editor.apply("ROOT", root)
-    return grows
-
-
-def make_images(job: Job, stages: Sequence[Stage], oem: list[Injection]) -> list[Artifact]:
-    """Finish every vendor's disk and encode it, side by side; returns the artifacts in the plan's order."""
-    work: list[tuple[Stage, PlannedVendor, Path]] = []
-    for stage in stages:
-        # The last vendor of a stage takes its disk over, the others get copies.
-        for number, item in enumerate(stage.vendors):
-            path = stage.path
-            if number < len(stage.vendors) - 1:
-                path = job.work / f"vendor-{item.vendor.name}.raw"
-                clone(stage.path, path)
-            work.append((stage, item, path))
-    with ThreadPoolExecutor(job.plan.jobs) as pool:
-        futures = [pool.submit(_make_image, job, stage, item, path, oem) for stage, item, path in work]
+    workers = min(job.plan.jobs, len(job.plan.vendors))
+    with ThreadPoolExecutor(workers) as pool:
+        crew = _Crew(job, pool, oem, job.plan.jobs // workers)
         try:
-            made = {future.result().vendor: future.result() for future in futures}
+            for plan in plan_stages(bases):
+                crew.wait_until_fewer_than(workers)
+                crew.begin(plan, root)
+            crew.wait_until_fewer_than(1)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # the end of the block waits for those that have begun
             raise
-    return [made[item.vendor.name] for item in job.plan.vendors]
+    names = [item.vendor.name for item in job.plan.vendors]
+    if len(crew.failed) == len(names):
+        raise crew.failed[names[0]]
+    return Images(
+        [artifact for name in names for artifact in crew.made.get(name, ())],
+        [VendorFailure(name, crew.failed[name]) for name in names if name in crew.failed],
+    )
 
 
-def _make_image(job: Job, stage: Stage, item: PlannedVendor, raw: Path, oem: list[Injection]) -> Artifact:
-    vendor = item.vendor
-    content = [*_vendor_content(job, stage, item), *oem]
-    if content:
-        with (
-            job.console.step(f"{vendor.name}: fill the OEM partition"),
-            job.open_editor(raw, job.work, job.plan.epoch) as editor,
-        ):
-            editor.apply("OEM", content)
-    with job.console.step(f"{vendor.name}: check the filesystems"):
-        check_filesystems(raw, read_table(raw), ["ROOT", "OEM"], job.work)
-    target = job.out / vendor.image
-    with job.console.step(f"{vendor.name}: write {vendor.image}"):
-        digest = encode(
-            raw, target, vendor.disk, job.plan.jobs, f"{job.plan.id} {vendor.name}", stage.origin, stage.leading
-        )
-    return Artifact(target, vendor.disk.format, target.stat().st_size, digest, vendor.name)
+class _Crew:
+    """The vendors that are being worked on, by at most `jobs` threads each, and what became of the others."""
 
+    def __init__(self, job: Job, pool: ThreadPoolExecutor, oem: Mapping[str, list[Injection]], jobs: int) -> None:
+        self.made: dict[str, list[Artifact]] = {}
+        self.failed: dict[str, BakeError] = {}
+        self._job, self._pool, self._oem, self._jobs = job, pool, oem, jobs
+        self._at_work: dict[Future[list[Artifact]], tuple[Stage, PlannedVendor]] = {}
 
-def _vendor_content(job: Job, stage: Stage, item: PlannedVendor) -> list[Injection]:
-    """The vendor's own OEM content, where the image does not have it already."""
-    oem = item.vendor.oem
-    if item.base != "generic" or oem is None or job.plan.release is None:
-        return []
-    if not oem.sysext:
-        return oem_injections(oem, None, stage.version, job.plan.arch)
-    stored = job.services.store.signed_file(job.plan.release, f"oem-{oem.sysext}.raw")
-    # The signature does not cover the name; an older OEM sysext in its place would keep the machine from booting.
-    found = read_sysext(stored.path, f"oem-{oem.sysext}").version_id
-    if found != stage.version:
-        raise VerificationError(
-            f"{stored.name} of the release server is for Flatcar {found or 'of no version'}, not {stage.version}.",
-            "The mirror serves a wrong file.",
-        )
-    job.use(stored, "OEM sysext")
-    return oem_injections(oem, stored.path, stage.version, job.plan.arch)
+    def begin(self, plan: StagePlan, root: list[Injection]) -> None:
+        """Make a stage, and let its vendors be worked on."""
+        try:
+            stage = open_stage(self._job, plan, root)
+        except (BakeError, OSError) as error:
+            for item in plan.vendors:
+                self._fail(item, error)
+            return
+        for item in stage.vendors:
+            content = self._oem[item.vendor.name]
+            future = self._pool.submit(finish_vendor, self._job, stage, item, content, self._jobs)
+            self._at_work[future] = (stage, item)
+
+    def wait_until_fewer_than(self, count: int) -> None:
+        """Wait for vendors to be done until there is work for fewer than `count`; tell each one's outcome."""
+        while len(self._at_work) >= count:
+            for future in wait(self._at_work, return_when=FIRST_COMPLETED).done:
+                stage, item = self._at_work.pop(future)
+                try:
+                    self._succeed(item, future.result())
+                except (BakeError, OSError) as error:
+                    self._fail(item, error)
+                if not any(other is stage for other, _ in self._at_work.values()):
+                    stage.close()
+
+    def _succeed(self, item: PlannedVendor, made: list[Artifact]) -> None:
+        self.made[item.vendor.name] = made
+        if len(self._job.plan.vendors) > 1:
+            self._job.console.note(f"{item.vendor.name} is done: {', '.join(file.path.name for file in made)}")
+
+    def _fail(self, item: PlannedVendor, error: BakeError | OSError) -> None:
+        """Note the failure of a vendor; raises the error where it is to end the whole bake."""
+        if isinstance(error, VerificationError) or len(self._job.plan.vendors) == 1:
+            raise error
+        if isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            error = EnvironmentFault(f"{where}{error.strerror or error}.")
+        self._job.console.warn(f"{item.vendor.name} failed: {error.message}")
+        self.failed[item.vendor.name] = error
