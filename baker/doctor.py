@@ -41,8 +41,8 @@ _JOBS = {
     "btrfs": "reads and checks OEM and USR", "mdir": "reads the ESP", "fsck.vfat": "checks the ESP",
     "blkid": "recognises filesystems", "unsquashfs": "reads squashfs sysexts",
     "fsck.erofs": "reads compressed files of EROFS sysexts", "sudo": "runs the loop backend",
-    "xz": "unpacks recipes' sources", "zstd": "unpacks recipes' sources, packs images as .zst", "git": "lists versions of some recipes",
-    "podman": "builds some recipes from source",
+    "xz": "unpacks recipes' sources", "zstd": "unpacks recipes' sources, packs images as .zst",
+    "git": "lists versions of some recipes", "podman": "builds some recipes from source",
     "mksquashfs": "packs sysexts", "mkfs.erofs": "packs EROFS sysexts", "mke2fs": "packs ext4 and ext2 sysexts",
     "systemd-repart": "protects sysexts by verity",
 }  # fmt: skip
