@@ -109,6 +109,11 @@ def test_outputs_are_all_files_under_their_final_names(name: str, files: list[st
     assert load_vendors()[name].outputs == tuple(f"flatcar_production_{file}" for file in files)
 
 
+def test_the_documentation_has_a_section_for_every_vendor() -> None:
+    text = (Path(__file__).parents[1] / "docs/vendors.md").read_text()
+    assert sorted(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == sorted(load_vendors().keys() - NO_DISKS)
+
+
 def test_no_two_vendors_write_the_same_file() -> None:
     names = [name for vendor in load_vendors().values() for name in vendor.outputs]
     assert len(names) == len(set(names))
