@@ -30,14 +30,29 @@ def services(upstream: Upstream, folder: Path, **settings: object) -> Iterator[S
 
 
 def build_recipe(
-    upstream: Upstream, folder: Path, name: str, arch: Arch, variant: str = "", parameters: Mapping[str, str] = {}
+    upstream: Upstream,
+    folder: Path,
+    name: str,
+    arch: Arch,
+    version: str = "",
+    *,
+    variant: str = "",
+    parameters: Mapping[str, str] = {},
+    image: str = "",
 ) -> Built:
-    """Build the version of a recipe that the mirror is for; fast compression. Parameters are not looked up."""
-    version = upstream.add(name, arch)
-    work = folder / f"{name}-{arch}-{variant}"
+    """Build a recipe from the mirror; fast compression, and no parameter is looked up.
+
+    Without a version it is the one that the mirror knows best. `image` takes the place of a container's base image.
+    """
+    version = upstream.add(name, arch, version)
+    work = folder / f"{name}-{version}-{arch}-{variant}"
     work.mkdir(parents=True)
     with services(upstream, folder) as opened:
-        request = settle(opened.recipes[name], version, arch, _no_latest, variant=variant, parameters=parameters)
+        recipe = opened.recipes[name]
+        if image:
+            assert recipe.build
+            recipe = replace(recipe, build=replace(recipe.build, images={"": image}))
+        request = settle(recipe, version, arch, _no_latest, variant=variant, parameters=parameters)
         return build(replace(request, compression="lz4"), opened, work)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from programs import GO
 from recipe_builds import build_recipe
 from recipe_checks import listing, system_root, unpack, verify_units, wrong_machines
+from standin import cache
+from standin.packages import network_environment
 from upstream import Upstream
-from upstream_seed import CNI, CNI_PLUGINS, NATS
+from upstream_seed import CNI, CNI_PLUGINS, KEEPALIVED, NATS
 
 from baker.model import Arch
 from baker.recipe.build import Built
+from baker.run import run
 
 UNITS = "/usr/lib/systemd/system"
 LOCAL_UNITS = "/usr/local/lib/systemd/system"
@@ -122,6 +127,11 @@ CONTENTS: dict[str, dict[str, str]] = {
 PARAMETERS = {"kubernetes": {"cni": CNI}, "wasmcloud": {"nats": NATS}}
 KNOWN_FINDINGS = {"docker": {"docker-conflict", "containerd-conflict"}, "rke2": {"ignored-unit"}}  # its .env files
 
+# What keepalived needs to be compiled, and is linked with.
+COMPILER = "gcc,libc6-dev,make,pkg-config"
+KEEPALIVED_LIBRARIES = ("libcrypto.so.3", "libmnl.so.0", "libnftnl.so.11", "libnl-3.so.200", "libnl-genl-3.so.200",
+                        "libpcre2-8.so.0", "libssl.so.3")  # fmt: skip
+
 Build = Callable[[str, Arch], Built]
 
 
@@ -142,9 +152,52 @@ def built(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Build
 @pytest.mark.parametrize("arch", Arch)
 @pytest.mark.parametrize("name", sorted(CONTENTS))
 def test_a_recipe_builds_what_it_promises(name: str, arch: Arch, built: Build, tmp_path: Path) -> None:
-    made = built(name, arch)
-    assert listing(made.path) == CONTENTS[name]
-    assert {finding.code for finding in made.findings()} == KNOWN_FINDINGS.get(name, set())
-    tree = unpack(made.path, tmp_path / "tree")
-    assert wrong_machines(tree, arch) == {}
-    assert verify_units(system_root(tmp_path / "root"), tree) == ""
+    check(built(name, arch), CONTENTS[name], tmp_path)
+
+
+def check(made: Built, contents: dict[str, str], folder: Path) -> Path:
+    """What must be true of every extension; returns its files, unpacked into `folder`."""
+    assert listing(made.path) == contents
+    assert {finding.code for finding in made.findings()} == KNOWN_FINDINGS.get(made.request.recipe.name, set())
+    tree = unpack(made.path, folder / "tree")
+    assert wrong_machines(tree, made.request.arch) == {}
+    assert verify_units(system_root(folder / "root"), tree) == ""
+    return tree
+
+
+@pytest.fixture(scope="module")
+def debian_image(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Debian as a base image for an architecture. That for arm64 only says so: nothing of it is compiled there."""
+    arch: Arch = request.param
+
+    def make(folder: Path) -> None:
+        # The compiler is in it already, so that the recipe's own apt-get has little to do.
+        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={COMPILER}", "bookworm", folder / "image.tar"]
+        run(command, env=network_environment())
+
+    tar = cache.item("container_debian", COMPILER, make) / "image.tar"
+    name = f"localhost/flatcar-test-{os.getpid()}-{arch}:1"
+    run(["podman", "import", "--quiet", f"--arch={GO[arch]}", "--os=linux", tar, name])
+    yield name
+    run(["podman", "rmi", "--force", name])
+
+
+@pytest.mark.parametrize(
+    ("debian_image", "arch", "version"),
+    [(Arch.X86_64, Arch.X86_64, KEEPALIVED), (Arch.ARM64, Arch.ARM64, "v2.2.8")],
+    indirect=["debian_image"],
+    ids=["x86-64", "arm64"],
+)
+def test_keepalived_is_compiled_in_a_container(
+    debian_image: str, arch: Arch, version: str, upstream: Upstream, tmp_path: Path
+) -> None:
+    made = build_recipe(upstream, tmp_path, "keepalived", arch, version, image=debian_image)
+    libraries = texts(*(f"/usr/lib/keepalived/{name}" for name in KEEPALIVED_LIBRARIES))
+    own = texts(f"{UNITS}/keepalived.service", "/usr/lib/tmpfiles.d/keepalived.conf") | upheld("keepalived.service")
+    compiled = libraries if version == KEEPALIVED else {}
+    tree = check(made, programs("/usr/bin", "keepalived") | compiled | own, tmp_path)
+    if version == KEEPALIVED:
+        # Only glibc is the system's.
+        program = tree / "usr/bin/keepalived"
+        needs = run(["readelf", "--dynamic", program]).text
+        assert "RPATH" in needs and "[/usr/lib/keepalived]" in needs

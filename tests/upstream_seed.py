@@ -17,6 +17,8 @@ CNI = "v1.1.1"
 CNI_PLUGINS = ("bandwidth", "bridge", "dhcp", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan",
                "portmap", "ptp", "sbr", "static", "tuning", "vlan", "vrf")  # fmt: skip
 NATS = "v2.11.6"
+KEEPALIVED = "v2.2.7"
+KEEPALIVED_SHA256 = "c61940d874154a560a54627ecf7ef47adebdf832164368d10bf242a4d9b7d49d"
 MINORS = ("1.37", "1.36", "1.35", "1.30")
 
 _UNIT = """[Unit]
@@ -273,25 +275,18 @@ def ollama(site: Site, version: str, arch: Arch) -> None:
     site.releases(repo, "v0.13.5", "v0.15.0-rc2")
 
 
-@provides("keepalived", "v2.2.7")
+@provides("keepalived", KEEPALIVED)
 def keepalived(site: Site, version: str, arch: Arch) -> None:
-    """The real sources for x86-64; for arm64, which is not compiled here, sources with a stand-in in them."""
+    """The real sources of one version; any other has a stand-in for `arch` in it that `make` only copies."""
     url = f"https://github.com/acassen/keepalived/archive/refs/tags/{version}.tar.gz"
     bare = version.removeprefix("v")
-    if arch is Arch.X86_64:
+    if version == KEEPALIVED:
         site.put(url, debian_source("keepalived", f"keepalived_{bare}.orig.tar.gz", KEEPALIVED_SHA256))
     else:
-        install = "all:\ninstall:\n\tmkdir -p $(DESTDIR)/usr/bin\n\tcp keepalived $(DESTDIR)/usr/bin/\n"
-        name = f"keepalived-{bare}"
-        site.archive(
-            url,
-            {
-                f"{name}/configure": "#!/bin/sh\n",
-                f"{name}/Makefile": install,
-                f"{name}/keepalived": stand_in(f"Keepalived {version}", arch),
-            },
-        )
-    site.tags("acassen/keepalived", "v2.3.4", "v2.2.8", version, "v2.0.20-pre1")
-
-
-KEEPALIVED_SHA256 = "c61940d874154a560a54627ecf7ef47adebdf832164368d10bf242a4d9b7d49d"
+        sources = {
+            "configure": "#!/bin/sh\n",
+            "Makefile": "all:\ninstall:\n\tmkdir -p $(DESTDIR)/usr/bin\n\tcp keepalived $(DESTDIR)/usr/bin/\n",
+            "keepalived": stand_in(f"Keepalived {version}", arch),
+        }
+        site.archive(url, {f"keepalived-{bare}/{name}": data for name, data in sources.items()})
+    site.tags("acassen/keepalived", "v2.3.4", "v2.2.8", KEEPALIVED, "v2.0.20-pre1")
