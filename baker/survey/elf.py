@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from baker.erofs import Unsupported
 from baker.model import Arch
 
 _MAGIC = b"\x7fELF"
@@ -17,6 +18,7 @@ _HEADER_SIZE = 64
 _LOAD, _DYNAMIC, _INTERP = 1, 2, 3
 _NEEDED, _STRTAB = 1, 5
 _MAX_HEADERS, _MAX_TABLE, _MAX_NAME = 128, 1 << 20, 4096
+_MAX_READ = 1 << 30
 _MACHINES = {62: Arch.X86_64, 183: Arch.ARM64}
 
 
@@ -45,7 +47,10 @@ class _Segment:
 
 def read_elf(read: Callable[[int], bytes]) -> Elf | None:
     """Read a file of which `read(limit)` gives the first `limit` bytes; None when it is no ELF file of 64 bits
-    (nothing else runs on Flatcar)."""
+    (nothing else runs on Flatcar).
+
+    Raises Unsupported when what is wanted lies further behind than we read.
+    """
     head = read(_HEADER_SIZE)
     if len(head) < _HEADER_SIZE or head[:4] != _MAGIC or head[4] != 2 or head[5] != 1:
         return None
@@ -55,7 +60,7 @@ def read_elf(read: Callable[[int], bytes]) -> Elf | None:
     wanted = [segment for segment in segments if segment.kind in (_DYNAMIC, _INTERP)]
     if not wanted:
         return Elf(arch, "", ())
-    data = read(max(segment.offset + min(segment.size, _MAX_TABLE) for segment in wanted))
+    data = read(_reachable(max(segment.offset + min(segment.size, _MAX_TABLE) for segment in wanted)))
     interpreter = ""
     needed: tuple[str, ...] = ()
     for segment in wanted:
@@ -65,6 +70,12 @@ def read_elf(read: Callable[[int], bytes]) -> Elf | None:
         else:
             needed = tuple(_libraries(part, segments, data, read))
     return Elf(arch, interpreter, needed)
+
+
+def _reachable(end: int) -> int:
+    if end > _MAX_READ:
+        raise Unsupported("the file is too large to be looked into")
+    return end
 
 
 def _segments(head: bytes, read: Callable[[int], bytes]) -> Iterator[_Segment]:
@@ -90,7 +101,7 @@ def _libraries(dynamic: bytes, segments: list[_Segment], data: bytes, read: Call
     if start is None or max(names) > _MAX_TABLE:
         return
     if start + max(names) + _MAX_NAME > len(data):
-        data = read(start + max(names) + _MAX_NAME)
+        data = read(_reachable(start + max(names) + _MAX_NAME))
     for name in names:
         if text := _text(data, start + name):
             yield text
