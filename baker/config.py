@@ -45,6 +45,10 @@ class BakeFile:
     jobs: int | None = None
     compress: str | None = None
     kernel_args: tuple[str, ...] | None = None
+    build: bool | None = None
+    recipes: tuple[Path, ...] | None = None
+    mirror_urls: tuple[str, ...] | None = None
+    recipes_lock: Path | None = None
 
 
 def load(path: Path) -> BakeFile:
@@ -70,6 +74,8 @@ class _Reader:
             mirror=self._address("mirror"), bakery=self._address("bakery"), signing_key=self._path("signing_key"),
             fingerprint=self._optional("fingerprint", str), jobs=self._jobs(),
             compress=self._choice("compress", (*COMPRESSIONS, "none")), kernel_args=self._strings("kernel_args"),
+            build=self._optional("build", bool), recipes=self._folders("recipes"),
+            mirror_urls=self._strings("mirror_urls"), recipes_lock=self._path("recipes_lock"),
         )  # fmt: skip
         self._table.done()
         return file
@@ -103,6 +109,10 @@ class _Reader:
     def _path(self, key: str) -> Path | None:
         value = self._optional(key, str)
         return None if value is None else self._folder / value
+
+    def _folders(self, key: str) -> tuple[Path, ...] | None:
+        values = self._strings(key)
+        return None if values is None else tuple(self._folder / value for value in values)
 
     def _address(self, key: str) -> str | None:
         """A URL, or a folder."""

@@ -6,6 +6,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
+from typing import Any
 
 from baker.admission import admit
 from baker.bases import PlannedVendor, choose_source
@@ -20,8 +22,8 @@ from baker.job import Job
 from baker.model import Arch, Injection, Partition, Release
 from baker.oem import oem_injections
 from baker.origin import Origin, first_edited, unpack_edited
+from baker.origins import PlannedSysext
 from baker.placing import ReadySysext
-from baker.plan import PlannedSysext
 from baker.services import Services
 from baker.sparse import LeadingDigest, file_sha256
 from baker.store import StoredDisk, StoredFile
@@ -184,6 +186,7 @@ def gather_sysexts(job: Job, version: str) -> list[ReadySysext]:
 def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
     store = job.services.store
     path = Path(item.location)
+    built: dict[str, Any] = {}
     if item.origin == "bakery":
         stored = store.bakery(job.services.bakery, item.location, item.sha256 if job.plan.lock else "")
         path = stored.path
@@ -192,8 +195,15 @@ def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
         stored = store.pinned_url(item.location, item.sha256)
         path = stored.path
         job.use(stored, "sysext")
+    elif item.origin == "recipe":
+        path, built = _build(job, item)
     sysext = read_sysext(path, item.name)
     if item.sha256 and sysext.sha256 != item.sha256:
+        if item.origin == "recipe":
+            raise VerificationError(
+                f"{item.file_name} was built again, and is not what bake.lock says: {sysext.sha256}.",
+                "The recipe or a tool is another one; if that is wanted, bake once with --lock instead of --locked.",
+            )
         raise VerificationError(
             f"{item.file_name} changed after the plan was made.", "Run the bake again, when nobody writes to the file."
         )
@@ -203,8 +213,22 @@ def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
         job.plan.lock.check_config(item.name, file_sha256(config))
     return ReadySysext(
         sysext, item.origin, item.file_name, config, Path(item.config).name if config else "",
-        tuple(sorted(builtins_replaced(path, version or None))), findings,
+        tuple(sorted(builtins_replaced(path, version or None))), findings, built,
     )  # fmt: skip
+
+
+def _build(job: Job, item: PlannedSysext) -> tuple[Path, dict[str, Any]]:
+    """Build a sysext from its recipe, or find it in the cache; returns it and what it was built with."""
+    from baker.recipe.build import build
+
+    assert item.recipe is not None
+    work = job.work / f"recipe-{item.name}"
+    work.mkdir()
+    built = build(item.recipe, job.services, work)
+    rmtree(work)
+    for source in built.inputs:
+        job.record(source.record(item.name))
+    return built.path, {**item.recipe.as_dict(), "tool": built.tool}
 
 
 def _config(job: Job, item: PlannedSysext) -> Path | None:

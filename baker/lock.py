@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
 
 from baker import __version__
 from baker.errors import EnvironmentFault, UsageError, VerificationError
@@ -22,7 +23,8 @@ from baker.sources import version_files
 
 if TYPE_CHECKING:
     from baker.manifest import BakeManifest
-    from baker.plan import BakePlan, PlannedSysext
+    from baker.origins import PlannedSysext
+    from baker.plan import BakePlan
     from baker.request import BakeRequest, InstallTo
 
 LOCK_NAME = "bake.lock"
@@ -52,7 +54,10 @@ class LockedVendor:
 
 @dataclass(frozen=True)
 class LockedSysext:
-    """A sysext and its sysupdate config; `config` is "" for one that has none."""
+    """A sysext and its sysupdate config; `config` is "" for one that has none.
+
+    `built_with` is for sysexts built from a recipe: variant and parameters, in the form of a URL's query.
+    """
 
     name: str
     origin: str
@@ -60,6 +65,16 @@ class LockedSysext:
     sha256: str
     config: str
     config_sha256: str
+    built_with: str = ""
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """`built_with`, as `RecipeBuild.choices` has it."""
+        return dict(parse_qsl(self.built_with))
+
+    def version_for(self, arch: Arch) -> str:
+        """The version in the file's name."""
+        return self.file.removeprefix(f"{self.name}-").removesuffix(f"-{arch}.raw")
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ class Lock:
         sysexts = (
             LockedSysext(
                 item["name"], item["origin"], item["file"], item["sha256"], item["sysupdate_config"],
-                item["sysupdate_config_sha256"],
+                item["sysupdate_config_sha256"], urlencode(item["built"]["choices"]) if "built" in item else "",
             )
             for item in manifest.sysexts
         )  # fmt: skip
@@ -183,7 +198,8 @@ class Lock:
         )
         for item in request.sysexts:
             locked = self.sysext(item.name).file
-            if item.version and locked not in version_files(item.name, item.version, request.arch):
+            any_version = item.version in ("", "latest")
+            if not any_version and locked not in version_files(item.name, item.version, request.arch):
                 self._refuse(f"the version of {item.name}", locked, item.version)
             self._same(f"the file of {item.name}", locked, item.bakery_file or locked)
         if self.release is not None and not _means(request.release, self.release):
@@ -258,7 +274,8 @@ def _lines(values: Mapping[str, object]) -> Iterator[str]:
 
 def _strings(kind: type[Any], table: Table) -> Any:
     """A dataclass of nothing but strings."""
-    made = kind(*(table.take(name, str) for name in kind.__dataclass_fields__))
+    optional = {"built_with"}
+    made = kind(*(table.take(name, str, "" if name in optional else None) for name in kind.__dataclass_fields__))
     table.done()
     return made
 

@@ -123,6 +123,7 @@ def sysext_record(item: ReadySysext, install_to: InstallTo) -> dict[str, Any]:
         "sysupdate_config": item.config_name,
         "sysupdate_config_sha256": file_sha256(item.config) if item.config else "",
         "findings": list(item.findings), "turns_off": list(item.builtins),
+        **({"built": dict(item.built)} if item.built else {}),
     }  # fmt: skip
 
 

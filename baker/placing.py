@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from baker.model import Injection, InstallTarget, Sysext
 from baker.request import InstallTo
@@ -25,6 +26,8 @@ class ReadySysext:
     config_name: str = ""
     builtins: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    built: Mapping[str, Any] = field(default_factory=dict)
+    """What a recipe built it with; empty for others."""
 
 
 def place(

@@ -10,50 +10,27 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from baker import __version__
-from baker.admission import admit
 from baker.bases import PlannedVendor, choose_source
 from baker.errors import EnvironmentFault, UsageError
 from baker.lock import Lock
 from baker.manifest import RECORDS
 from baker.model import Arch, InstallTarget, Release
 from baker.oem import check_kernel_arg
+from baker.origins import PlannedSysext, describe_sysext, plan_sysext
 from baker.platform import check_platform, enforce, expected_size
 from baker.printable import printable
 from baker.publish import unfinished
-from baker.request import BakeRequest, InstallTo, SysextRequest
+from baker.request import BakeRequest, InstallTo
 from baker.run import ESSENTIAL, need
 from baker.services import Services
-from baker.sources import bakery_digest, find_config, pick_bakery_version
 from baker.sparse import file_sha256
-from baker.sysext import read_sysext
 from baker.vendor import Vendor, find_vendors
-
-
-@dataclass(frozen=True)
-class PlannedSysext:
-    """A sysext whose origin is settled. `sha256` is "" only where nothing tells it before the download.
-
-    `config` names the sysupdate config that will be baked beside it: a path, a bakery file name, or "".
-    """
-
-    name: str
-    file_name: str
-    origin: str
-    """`local`, `bakery` or `url`."""
-    location: str
-    sha256: str
-    installed: str
-    config: str = ""
-    config_sha256: str = ""
-    """What the lock says; "" without one."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +71,8 @@ class BakePlan:
             "arch": self.arch,
             "sysexts": [
                 {"name": item.name, "file": item.file_name, "sha256": item.sha256, "installed": item.installed,
-                 "config": Path(item.config).name}
+                 "config": Path(item.config).name,
+                 **({"recipe": item.recipe.as_dict()} if item.recipe else {})}
                 for item in self.sysexts
             ],
             "vendors": [
@@ -119,7 +97,7 @@ class BakePlan:
         return {
             "id": self.id,
             **self.substance(),
-            "sysexts": [dataclasses.asdict(item) for item in self.sysexts],
+            "sysexts": [item.as_dict() for item in self.sysexts],
             "vendors": [
                 {"name": item.vendor.name, "base": item.base, "source": item.source, "why": item.why,
                  "outputs": list(item.vendor.outputs)}
@@ -155,7 +133,7 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     backend, backend_why = _backend(request.backend, services)
     plan = BakePlan(
         release=release, arch=request.arch, image=request.image,
-        sysexts=tuple(_sysext(item, request, version, services) for item in request.sysexts),
+        sysexts=tuple(plan_sysext(item, request, version, services) for item in request.sysexts),
         vendors=_sources(vendors, request, release, services),
         install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
         allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
@@ -262,46 +240,6 @@ def _backend(wanted: str, services: Services) -> tuple[str, str]:
     return "loop", f"the offline backend cannot work here: {reason}"
 
 
-def _sysext(item: SysextRequest, request: BakeRequest, version: str | None, services: Services) -> PlannedSysext:
-    """Settle where one sysext comes from, and check it now if it is a local file."""
-    config = ""
-    if item.path is not None:
-        sysext = read_sysext(item.path, item.name)
-        admit(sysext, request.arch, version, request.allow, services.console)
-        origin, location, file_name, digest = "local", str(item.path), item.path.name, sysext.sha256
-        beside = item.path.parent / f"{item.name}.conf"
-        config = str(beside) if beside.is_file() else ""
-    elif item.url:
-        origin, location, digest = "url", item.url, item.sha256
-        file_name = unquote(urlsplit(item.url).path).rsplit("/", 1)[-1]
-        if not digest:
-            raise UsageError(
-                f"Nothing says what {item.url} must contain.",
-                f"Append the digest: {item.name}:{item.url}#sha256=HEX",
-            )
-    else:
-        locked = request.lock.sysext(item.name) if request.lock else None
-        names = {locked.file: locked.sha256} if locked else services.bakery_files(item.name)
-        file_name = item.bakery_file or pick_bakery_version(item.name, item.version, request.arch, names)
-        origin, location = "bakery", file_name
-        digest = bakery_digest(file_name, names)
-        config = locked.config if locked else find_config(item.name, file_name, services)
-    check_file_name(file_name)
-    return PlannedSysext(
-        item.name, file_name, origin, location, digest, request.install_to.path(item.name, file_name), config,
-        request.lock.sysext(item.name).config_sha256 if request.lock else "",
-    )  # fmt: skip
-
-
-def check_file_name(name: str) -> None:
-    """Refuse file names that would be a trap inside an image; UsageError."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+@~=-]*", name):
-        raise UsageError(
-            f"{name!r} cannot be the name of a file in an image.",
-            "Rename it: letters, digits, . _ + - @ ~ = are fine.",
-        )
-
-
 def _sources(
     vendors: tuple[Vendor, ...], request: BakeRequest, release: Release | None, services: Services
 ) -> tuple[PlannedVendor, ...]:
@@ -331,11 +269,7 @@ def describe(plan: BakePlan) -> str:
     where = "ROOT" if plan.install_to.target is InstallTarget.ROOT else "OEM"
     lines = [f"Plan {plan.id[:16]}", f"  base       {what}, {plan.arch}"]
     for item in plan.sysexts:
-        origin = {"local": "local file", "bakery": "bakery", "url": "URL"}[item.origin]
-        lines.append(f"  sysext     {item.name}: {item.location} ({origin}, sha256 {item.sha256[:16]}…)")
-        lines.append(f"             → {where}:{item.installed}")
-        if item.config:
-            lines.append(f"             updates described by {Path(item.config).name}")
+        lines += describe_sysext(item, where)
     for vendor in plan.vendors:
         lines.append(f"  vendor     {vendor.vendor.name} from {vendor.source} ({vendor.base}: {vendor.why})")
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]

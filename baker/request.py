@@ -72,6 +72,8 @@ class BakeRequest:
     compress: str = ""
     """Compression of finished images: one of vendor.COMPRESSIONS, `none`, or "" for what each platform takes."""
     kernel_args: tuple[str, ...] = ()
+    build: bool = False
+    """Build NAME@VERSION from its recipe even if the bakery has it."""
 
 
 def parse_sysext(word: str, fetch: bool) -> SysextRequest:

@@ -66,7 +66,11 @@ def _contents(
         packages.append(_package("SPDXRef-image", plan.image.name, "", "FILE", sha256=sha256))
         relations.append(_relation("SPDXRef-image", "CONTAINS", _RELEASE))
     for item in inputs:
-        if item["kind"] not in ("sysext", "sysupdate config"):
+        if item["kind"] == "recipe source":
+            part = _id("source", item["name"])
+            packages.append(_package(part, item["name"], "", "FILE", item["url"], item["sha256"]))
+            relations.append(_relation(_id("sysext", item["name"].partition("/")[0]), "GENERATED_FROM", part))
+        elif item["kind"] not in ("sysext", "sysupdate config"):
             part = _id("input", item["name"])
             packages.append(_package(part, item["name"], version, "FILE", item["url"], item["sha256"]))
             relations.append(_relation(part, "PACKAGE_OF", _RELEASE))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from baker.cli import options
+from baker.cli.recipe_options import LockedSourcesOption, MirrorUrlOption, RecipesLockOption, RecipesOption
 from baker.model import Arch
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _EPILOG = """Examples:
   flatcar-bake --release lts --vendor azure,gce,vmware_ova my-tools:./my-tools.raw
   flatcar-bake --image flatcar_production_image.bin --output-dir out my-tools:./my-tools.raw
   flatcar-bake --install-to oem:/sysext docker@28.0.4
+  flatcar-bake --build kubernetes@v1.33.2 my-tools:./my-tools.raw
 """
 
 
@@ -37,7 +39,7 @@ def bake(
             metavar="NAME:FILE…",
             help=(
                 "Sysexts to bake: NAME:FILE (a path, or with --fetch a file of the bakery), NAME:URL#sha256=HEX, or "
-                "NAME@VERSION from the bakery."
+                "NAME@VERSION from the bakery, or built from its recipe."
             ),
         ),
     ] = None,
@@ -108,6 +110,18 @@ def bake(
     fingerprint: options.FingerprintOption = None,
     cache_dir: options.CacheDirOption = None,
     vendors: options.VendorsOption = None,
+    build: Annotated[
+        bool | None,
+        typer.Option(
+            "--build/--no-build",
+            envvar="FLATCAR_BAKE_BUILD",
+            help="Build NAME@VERSION from its recipe even if the bakery has it.  [default: no-build]",
+        ),
+    ] = None,
+    recipes: RecipesOption = None,
+    mirror_url: MirrorUrlOption = None,
+    recipes_lock: RecipesLockOption = None,
+    locked_sources: LockedSourcesOption = False,
     jobs: options.JobsOption = None,
     lock: Annotated[
         bool,
@@ -154,7 +168,8 @@ def bake(
         "release": release, "install_to": install_to, "output_dir": output_dir, "image": image, "base": base,
         "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
         "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
-        "compress": compress, "kernel_args": kernel_arg or None,
+        "compress": compress, "kernel_args": kernel_arg or None, "build": build, "recipes": recipes or None,
+        "mirror_urls": mirror_url or None, "recipes_lock": recipes_lock,
     }  # fmt: skip
     config = _config_path(config, sysexts)
     chosen = _merge(said, load(config) if config else None)
@@ -169,6 +184,8 @@ def bake(
             options.open_services(
                 console, mirror=chosen["mirror"], bakery=chosen["bakery"], signing_key=chosen["signing_key"],
                 fingerprint=chosen["fingerprint"], cache_dir=cache_dir, vendors=vendors,
+                recipes=chosen["recipes"], mirror_urls=chosen["mirror_urls"], recipes_lock=chosen["recipes_lock"],
+                locked_sources=locked_sources,
             )
         )  # fmt: skip
         plan = make_plan(request, services)
@@ -219,6 +236,7 @@ def _request(
         lock=lock,
         compress=str(chosen["compress"] or ""),
         kernel_args=tuple(chosen["kernel_args"] or ()),
+        build=bool(chosen["build"]),
     )
 
 

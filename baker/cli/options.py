@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -140,6 +141,10 @@ def open_services(
     fingerprint: str | None = None,
     cache_dir: Path | None = None,
     vendors: list[Path] | None = None,
+    recipes: Iterable[Path] | None = None,
+    mirror_urls: Iterable[str] | None = None,
+    recipes_lock: Path | None = None,
+    locked_sources: bool = False,
 ) -> Services:
     """The services that the shared options describe; what was not said is the default."""
     from baker.services import DEFAULT_BAKERY, Services, Settings
@@ -149,7 +154,8 @@ def open_services(
         Settings(
             mirror=mirror, bakery=bakery or DEFAULT_BAKERY, signing_key=signing_key,
             fingerprint=(fingerprint or FLATCAR_FINGERPRINT).replace(" ", "").upper(), cache_dir=cache_dir,
-            vendor_folders=tuple(vendors or ()),
+            vendor_folders=tuple(vendors or ()), recipe_folders=tuple(recipes or ()),
+            mirror_urls=tuple(mirror_urls or ()), recipes_lock=recipes_lock, locked_sources=locked_sources,
         ),
         console,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import typer
 
 from baker.cli import options
 from baker.cli.recipe_build import build
-from baker.cli.recipe_options import MirrorUrlOption, RecipesOption, open_recipes, recipe_names
+from baker.cli.recipe_options import MirrorUrlOption, RecipesOption, recipe_names
 
 recipe_app = typer.Typer(
     help="Build sysexts from recipes: docker, kubernetes, wasmtime and many more.",
@@ -72,7 +72,7 @@ def versions(
 
     console = make_console(progress, quiet)
     try:
-        with open_recipes(console, recipes=recipes, mirror_url=mirror_url, cache_dir=cache_dir) as services:
+        with options.open_services(console, recipes=recipes, mirror_urls=mirror_url, cache_dir=cache_dir) as services:
             catalogue = Catalogue(services, services.rewrites, services.recipes)
             recipe = find_recipe(name, services.recipes)
             found = catalogue.latest(recipe) if latest else catalogue.versions(recipe)

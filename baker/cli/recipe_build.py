@@ -14,7 +14,6 @@ from baker.cli.recipe_options import (
     MirrorUrlOption,
     RecipesLockOption,
     RecipesOption,
-    open_recipes,
     recipe_names,
 )  # fmt: skip
 
@@ -160,8 +159,8 @@ def build(
     PackOptions(component or name, machine, format, compression=compression, epoch=epoch)  # checks the words
     console = make_console(progress, quiet)
     try:
-        with open_recipes(
-            console, recipes=recipes, mirror_url=mirror_url, recipes_lock=recipes_lock, locked_sources=locked_sources,
+        with options.open_services(
+            console, recipes=recipes, mirror_urls=mirror_url, recipes_lock=recipes_lock, locked_sources=locked_sources,
             cache_dir=cache_dir,
         ) as services:  # fmt: skip
             recipe = find_recipe(name, services.recipes)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from baker.console import Console
-    from baker.services import Services
 
 _TRUST = "Where things come from"
 
@@ -39,24 +35,3 @@ LockedSourcesOption = Annotated[
     bool, typer.Option("--locked-sources", envvar="FLATCAR_BAKE_LOCKED_SOURCES", rich_help_panel=_TRUST,
     help="Refuse what neither upstream nor recipes.lock vouches for."),
 ]  # fmt: skip
-
-
-def open_recipes(
-    console: Console,
-    *,
-    recipes: list[Path] | None = None,
-    mirror_url: list[str] | None = None,
-    recipes_lock: Path | None = None,
-    locked_sources: bool = False,
-    cache_dir: Path | None = None,
-) -> Services:
-    """The services that these options describe."""
-    from baker.services import Services, Settings
-
-    return Services(
-        Settings(
-            cache_dir=cache_dir, recipe_folders=tuple(recipes or ()), mirror_urls=tuple(mirror_url or ()),
-            recipes_lock=recipes_lock, locked_sources=locked_sources,
-        ),
-        console,
-    )  # fmt: skip
