@@ -74,7 +74,7 @@ def open_contents(path: Path) -> Iterator[Opened]:
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist" if not path.exists() else "is not a regular file"
-        raise UsageError(f"The sysext {path} {what}.", "A folder becomes an image by mksquashfs or mkfs.erofs.")
+        raise UsageError(f"The sysext {path} {what}.", "A folder becomes an image by `flatcar-bake sysext pack`.")
     with path.open("rb") as file:
         fs = _kind(file.fileno(), 0)
         if not fs:

@@ -149,7 +149,7 @@ def _check_owners(nodes: Mapping[str, Node], name: str) -> Iterator[Finding]:
     if strange:
         yield Finding(
             "owner", f"The sysext {name} has files of user {strange[0].uid} instead of root: {_list(strange)}.",
-            True, "Build it with mksquashfs -all-root or mkfs.erofs --all-root.",
+            True, "Build it with `flatcar-bake sysext pack`, or mksquashfs -all-root.",
         )  # fmt: skip
         return
     strange = [node for node in nodes.values() if node.gid]
