@@ -14,7 +14,8 @@ from baker.model import Arch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import upstream as mirror
-import upstream_seed  # noqa: F401  registers what it knows
+import upstream_more  # noqa: F401  registers what it knows
+import upstream_seed  # noqa: F401  the same
 from standin import cache, main, release
 
 

@@ -12,9 +12,8 @@ from upstream import Upstream
 
 from baker.model import Arch
 from baker.recipe.build import Built, build
-from baker.recipe.model import VersionSource
 from baker.recipe.request import settle
-from baker.recipe.words import Scope
+from baker.recipe.versions import Catalogue
 from baker.services import Services, Settings
 
 
@@ -40,7 +39,7 @@ def build_recipe(
     parameters: Mapping[str, str] = {},
     image: str = "",
 ) -> Built:
-    """Build a recipe from the mirror; fast compression, and no parameter is looked up.
+    """Build a recipe from the mirror, with fast compression.
 
     Without a version it is the one that the mirror knows best. `image` takes the place of a container's base image.
     """
@@ -52,9 +51,6 @@ def build_recipe(
         if image:
             assert recipe.build
             recipe = replace(recipe, build=replace(recipe.build, images={"": image}))
-        request = settle(recipe, version, arch, _no_latest, variant=variant, parameters=parameters)
+        catalogue = Catalogue(opened, opened.rewrites, opened.recipes)
+        request = settle(recipe, version, arch, catalogue, variant=variant, parameters=parameters)
         return build(replace(request, compression="lz4"), opened, work)
-
-
-def _no_latest(source: VersionSource, scope: Scope) -> str:
-    raise AssertionError(f"{source.where}: the test does not name the version")

@@ -6,12 +6,14 @@ import os
 import shutil
 import struct
 import subprocess
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from programs import MACHINES
 
 from baker.contents import open_contents
 from baker.model import Arch
+from baker.recipe.build import Built
 from baker.run import run
 from baker.sysext import RELEASE_FOLDER
 
@@ -21,6 +23,21 @@ SYSTEM_PROGRAMS = (
     "systemd-tmpfiles", "test", "touch",
 )  # fmt: skip
 UNIT_FOLDERS = ("usr/lib/systemd/system", "usr/local/lib/systemd/system")
+
+
+def programs(folder: str, *names: str) -> dict[str, str]:
+    """Programs in a folder, as `listing` has them."""
+    return {f"{folder}/{name}": "x" for name in names}
+
+
+def texts(*paths: str) -> dict[str, str]:
+    """Files that are no programs, as `listing` has them."""
+    return dict.fromkeys(paths, "")
+
+
+def upheld(unit: str, target: str = "multi-user.target") -> dict[str, str]:
+    """The drop-in that starts a unit, as `listing` has it."""
+    return texts(f"/{UNIT_FOLDERS[0]}/{target}.d/10-{unit.replace('.', '-')}.conf")
 
 
 def listing(image: Path) -> dict[str, str]:
@@ -84,3 +101,19 @@ def verify_units(root: Path, *trees: Path) -> str:
         capture_output=True, text=True, env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
     )  # fmt: skip
     return result.stderr + (f"status {result.returncode}" if result.returncode else "")
+
+
+def check(
+    made: Built, contents: Mapping[str, str], folder: Path, known: Collection[str] = (), beside: Path | None = None
+) -> Path:
+    """What must be true of every extension; returns its files, unpacked into `folder`.
+
+    `contents` is as `listing` has it, `known` are the codes of findings that are right, and `beside` holds the files
+    of another extension that the units name.
+    """
+    assert listing(made.path) == contents
+    assert {finding.code for finding in made.findings()} == set(known)
+    tree = unpack(made.path, folder / "tree")
+    assert wrong_machines(tree, made.request.arch) == {}
+    assert verify_units(system_root(folder / "root"), tree, *([beside] if beside else [])) == ""
+    return tree

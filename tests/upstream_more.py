@@ -1,36 +1,27 @@
 """The upstreams of the recipes that the bakery got later, for the mirror of `upstream.py`.
 
-Debian has nebula, containerd and runc, for x86-64; everything else is a stand-in in upstream's layout.
+Real, for x86-64: nebula, containerd and runc, and the sources of BIRD and chrony. Everything else is a stand-in in
+upstream's layout. Sources that are stand-ins bring, for each machine, the programs that would be compiled from them.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from programs import UNAME, debian, stand_in
-from upstream import Data, Link, Site, provides
+from programs import GO, UNAME, Link, debian, debian_source, stand_in, stand_ins
+from upstream import Data, Site, github, provides
 
 from baker.model import Arch
 
-GO = {Arch.X86_64: "amd64", Arch.ARM64: "arm64"}
 LICENCE = "The licence.\n"
-
-
-def github(repo: str, tag: str) -> str:
-    """The address of a release's assets."""
-    return f"https://github.com/{repo}/releases/download/{tag}"
-
-
-def programs(arch: Arch, version: str, *names: str) -> dict[str, Data]:
-    """A stand-in for each name, which says its name and version."""
-    return {name: stand_in(f"{name} {version}", arch) for name in names}
 
 
 @provides("containerd", "1.6.20")
 def containerd(site: Site, version: str, arch: Arch) -> None:
     """The real programs on x86-64: Debian's."""
     names = ("containerd", "containerd-shim-runc-v2", "ctr")
-    found: dict[str, Data] = programs(arch, version, *names, "runc")
+    found: dict[str, Data] = {**stand_ins(arch, version, *names, "runc")}
     if arch is Arch.X86_64:
         root = debian("containerd", "runc")
         found |= {name: root / "usr/bin" / name for name in names} | {"runc": root / "usr/sbin/runc"}
@@ -65,7 +56,7 @@ def nerdctl(site: Site, version: str, arch: Arch) -> None:
     made = site.archive(
         f"{base}/nerdctl-{bare}-linux-{GO[arch]}.tar.gz",
         {
-            **programs(arch, version, "nerdctl"),
+            **stand_ins(arch, version, "nerdctl"),
             "containerd-rootless.sh": "#!/bin/sh\n",
             "containerd-rootless-setuptool.sh": "#!/bin/bash\n",
         },
@@ -77,14 +68,14 @@ def nerdctl(site: Site, version: str, arch: Arch) -> None:
 def cilium(site: Site, version: str, arch: Arch) -> None:
     """An archive with one program, and its sum beside it."""
     url = f"{github('cilium/cilium-cli', version)}/cilium-linux-{GO[arch]}.tar.gz"
-    site.sums(f"{url}.sha256sum", site.archive(url, programs(arch, version, "cilium")))
+    site.sums(f"{url}.sha256sum", site.archive(url, stand_ins(arch, version, "cilium")))
 
 
 @provides("cloud-hypervisor", "v46.0")
 def cloud_hypervisor(site: Site, version: str, arch: Arch) -> None:
     """Two programs without sums."""
     suffix = {Arch.X86_64: "", Arch.ARM64: "-aarch64"}[arch]
-    for name, program in programs(arch, version, "cloud-hypervisor", "ch-remote").items():
+    for name, program in stand_ins(arch, version, "cloud-hypervisor", "ch-remote").items():
         site.put(f"{github('cloud-hypervisor/cloud-hypervisor', version)}/{name}-static{suffix}", program)
 
 
@@ -136,7 +127,7 @@ def nomad(site: Site, version: str, arch: Arch) -> None:
 def nebula(site: Site, version: str, arch: Arch) -> None:
     """The real programs on x86-64: Debian's."""
     names = ("nebula", "nebula-cert")
-    found: dict[str, Data] = programs(arch, version, *names)
+    found: dict[str, Data] = {**stand_ins(arch, version, *names)}
     if arch is Arch.X86_64:
         found = {name: debian("nebula") / "usr/bin" / name for name in names}
     base = github("slackhq/nebula", version)
@@ -156,7 +147,7 @@ def dataplaneapi(site: Site, version: str, arch: Arch) -> None:
         {
             "LICENSE": LICENCE,
             "README.md": "About it.\n",
-            **programs(arch, version, "dataplaneapi"),
+            **stand_ins(arch, version, "dataplaneapi"),
             "dataplaneapi.yml.dist": "config_version: 2\n",
         },
     )
@@ -188,7 +179,7 @@ def ig(site: Site, version: str, arch: Arch) -> None:
     base = github("inspektor-gadget/inspektor-gadget", version)
     made = [
         site.archive(f"{base}/{name}-linux-{GO[arch]}-{version}.tar.gz", {"LICENSE": LICENCE, name: program})
-        for name, program in programs(arch, version, "ig", "gadgetctl").items()
+        for name, program in stand_ins(arch, version, "ig", "gadgetctl").items()
     ]
     site.sums(f"{base}/inspektor-gadget-{version}_checksums.txt", *made)
 
@@ -243,3 +234,76 @@ def llamaedge(site: Site, version: str, arch: Arch) -> None:
 def opkssh(site: Site, version: str, arch: Arch) -> None:
     """One program."""
     site.put(f"{github('openpubkey/opkssh', version)}/opkssh-linux-{GO[arch]}", stand_in(f"opkssh {version}", arch))
+
+
+def _sources(name: str, version: str, *programs: str) -> dict[str, Data]:
+    """Finished programs for every machine, as the sources NAME-VERSION bring them."""
+    return {
+        f"{name}-{version}/finished/{UNAME[arch]}/{program}": stand_in(f"{program} version {version}", arch)
+        for arch in Arch
+        for program in programs
+    }
+
+
+def _makefile(*programs: str) -> str:
+    """A Makefile that takes the finished programs of the machine that an image says it is."""
+    rules = "".join(f"{program}:\n\tcp finished/$(MACHINE)/{program} .\n" for program in programs)
+    return f"all: {' '.join(programs)}\n{rules}"
+
+
+def _compiled(site: Site, url: str, name: str, version: str, *programs: str) -> Path:
+    """Publish a stand-in for sources that are configured and made."""
+    own = {f"{name}-{version}/configure": "#!/bin/sh\n", f"{name}-{version}/Makefile": _makefile(*programs)}
+    return site.archive(url, {**own, **_sources(name, version, *programs)})
+
+
+@provides("haproxy", "3.2.1")
+def haproxy(site: Site, version: str, arch: Arch) -> None:
+    """Stand-ins for the sources, and the front page, which lists the newest release of each branch."""
+    branch = version.rpartition(".")[0]
+    url = f"https://www.haproxy.org/download/{branch}/src/haproxy-{version}.tar.gz"
+    site.sums(f"{url}.sha256", _compiled(site, url, "haproxy", version, "haproxy"))
+    listed = ("3.3-dev3", version, "3.1.8", "3.0.11", "2.8.15")
+    rows = [f'<tr><td><a href="/download/x/src/haproxy-{each}.tar.gz">{each}</a></td></tr>' for each in listed]
+    site.put("https://www.haproxy.org/", f"<html><table>{''.join(rows)}</table></html>")
+
+
+BIRD = "2.0.12"
+CHRONY = "4.3"
+BIRD_SHA256 = "3ec462a237d06d1f4455d6ec00a42f0b1686061fc988e5c89a841d01dd753b53"
+CHRONY_SHA256 = "9d0da889a865f089a5a21610ffb6713e3c9438ce303a63b49c2fb6eaff5b8804"
+"""The versions whose real sources Debian has, and their digests."""
+
+
+@provides("bird", BIRD)
+def bird(site: Site, version: str, arch: Arch) -> None:
+    """The real sources for one version, a stand-in for others."""
+    url = f"https://bird.nic.cz/download/bird-{version}.tar.gz"
+    if version == BIRD:
+        site.put(url, debian_source("bird2", f"bird2_{version}.orig.tar.gz", BIRD_SHA256))
+    else:
+        _compiled(site, url, "bird", version, "bird", "birdc", "birdcl")
+    tags = [{"name": name} for name in ("v3.1.2", "v3.0-alpha2", "v2.17.1", f"v{BIRD}", "bird-v1")]
+    site.put("https://gitlab.nic.cz/api/v4/projects/labs%2Fbird/repository/tags", json.dumps(tags))
+
+
+@provides("chrony", CHRONY)
+def chrony(site: Site, version: str, arch: Arch) -> None:
+    """The real sources for one version, a stand-in for others."""
+    url = f"https://chrony-project.org/releases/chrony-{version}.tar.gz"
+    if version == CHRONY:
+        site.put(url, debian_source("chrony", f"chrony_{version}.orig.tar.gz", CHRONY_SHA256))
+    else:
+        _compiled(site, url, "chrony", version, "chronyd", "chronyc")
+    tags = [{"name": name} for name in ("4.8-pre1", "4.7", "4.6.1", CHRONY)]
+    site.put("https://gitlab.com/api/v4/projects/chrony%2Fchrony/repository/tags", json.dumps(tags))
+
+
+@provides("scx", "v1.0.13")
+def scx(site: Site, version: str, arch: Arch) -> None:
+    """A stand-in for the sources, with a lock file."""
+    bare = version.removeprefix("v")
+    url = f"https://github.com/sched-ext/scx/archive/refs/tags/{version}.tar.gz"
+    own = {f"scx-{bare}/Cargo.lock": "version = 4\n"}
+    site.archive(url, {**own, **_sources("scx", bare, "scx_bpfland", "scx_lavd")})
+    site.releases("sched-ext/scx", version, "v1.0.12")
