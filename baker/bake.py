@@ -37,7 +37,7 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         version = bases[0].version
         sysexts = gather_sysexts(job, version)
         placed = place(sysexts, plan.install_to, version, plan.updates, plan.force)
-        oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, version).items()}
+        oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, bases).items()}
         images = make_images(job, bases, placed.get("ROOT", []), oem)
         manifest = _manifest(job, version, sysexts, images)
         with services.console.step("Publish"):

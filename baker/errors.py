@@ -58,7 +58,10 @@ class VendorsFailed(BakeError):
     """Some of several vendors failed, and the others are done. It ends the program as the first failure would."""
 
     def __init__(self, failures: list[tuple[str, BakeError]], done: list[str]) -> None:
-        told = "; ".join(f"{vendor}: {error.message.rstrip('.')}" for vendor, error in failures)
+        # A message may begin with the vendor's name already.
+        told = "; ".join(
+            f"{vendor}: {error.message.removeprefix(f'{vendor}: ').rstrip('.')}" for vendor, error in failures
+        )
         first = failures[0][1]
         super().__init__(
             f"{len(failures)} of {len(failures) + len(done)} vendors failed: {told}.",

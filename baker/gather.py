@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +32,8 @@ from baker.store import StoredDisk, StoredFile
 from baker.sysext import builtins_replaced, read_sysext
 from baker.sysupdate import lint_config, matches, parse_config
 from baker.vendor import find_vendors
+
+_OEM_ID = re.compile(rb'^set oem_id="([^"]*)"', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -153,11 +157,29 @@ def _os_release(job: Job, base: Base, partition: Partition) -> dict[str, str]:
     return found
 
 
-def gather_oem(job: Job, version: str) -> dict[str, list[Injection]]:
+def gather_oem(job: Job, bases: Sequence[Base]) -> dict[str, list[Injection]]:
     """Each vendor's own OEM content, by its name; empty where the image it is made from has it already."""
+    version = bases[0].version
+    if job.plan.release is None:
+        _check_kept_oem(job, bases[0])
     with ThreadPoolExecutor(job.plan.jobs) as pool:
         contents = pool.map(lambda item: _vendor_content(job, item, version), job.plan.vendors)
         return {item.vendor.name: content for item, content in zip(job.plan.vendors, contents, strict=True)}
+
+
+def _check_kept_oem(job: Job, base: Base) -> None:
+    """Warn of vendors whose platform the OEM partition that is kept was not made for."""
+    with job.open_editor(base.path, job.work, job.plan.epoch) as editor:
+        found = _OEM_ID.search(editor.read("OEM", "/grub.cfg") or b"")
+    kept = found[1].decode("utf-8", "replace") if found else ""
+    for item in job.plan.vendors:
+        wanted = item.vendor.oem.id if item.vendor.oem else kept
+        if kept != wanted:
+            holds = f"that of {kept}" if kept else "empty"
+            job.console.warn(
+                f"The OEM partition of {base.path.name} is {holds}, and {item.vendor.name} needs that of {wanted}. "
+                f"To have it filled: --base generic --release {base.version or 'VERSION'}"
+            )
 
 
 def _vendor_content(job: Job, item: PlannedVendor, version: str) -> list[Injection]:

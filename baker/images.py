@@ -13,7 +13,12 @@ from baker.gather import Base
 from baker.job import Job
 from baker.manifest import VendorFailure
 from baker.model import Artifact, Injection
+from baker.run import CommandKilled
 from baker.stages import Stage, StagePlan, open_stage, plan_stages
+
+
+_ENDS_ALL = (VerificationError, CommandKilled)
+"""What is no fault of one vendor: somebody forged something, or ends our programs."""
 
 
 @dataclass
@@ -29,7 +34,7 @@ def make_images(job: Job, bases: Sequence[Base], root: list[Injection], oem: Map
 
     What vendors have in common is done once. Stages are large, so the next one is made only when it would be missed.
     Results are in the plan's order. With several vendors asked for, the failure of some is part of the result; raises
-    the BakeError when all failed, and a VerificationError in any case.
+    the BakeError when all failed, and in any case a VerificationError or CommandKilled.
     """
     workers = min(job.plan.jobs, len(job.plan.vendors))
     with ThreadPoolExecutor(workers) as pool:
@@ -92,10 +97,11 @@ class _Crew:
 
     def _fail(self, item: PlannedVendor, error: BakeError | OSError) -> None:
         """Note the failure of a vendor; raises the error where it is to end the whole bake."""
-        if isinstance(error, VerificationError) or len(self._job.plan.vendors) == 1:
+        if isinstance(error, _ENDS_ALL) or len(self._job.plan.vendors) == 1:
             raise error
         if isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
             error = EnvironmentFault(f"{where}{error.strerror or error}.")
-        self._job.console.warn(f"{item.vendor.name} failed: {error.message}")
-        self.failed[item.vendor.name] = error
+        name = item.vendor.name
+        self._job.console.warn(f"{name} failed: {error.message.removeprefix(f'{name}: ')}")
+        self.failed[name] = error
