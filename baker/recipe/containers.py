@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shlex
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from baker.services import Services
 
 _TAIL = 12  # lines of output in an error
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_LIMITED = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+_ENOUGH = 16384
 _INSTALL = {
     "apk": "apk add --no-cache --quiet",
     "apt": "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends",
@@ -76,11 +79,19 @@ class Engine:
     @property
     def limits(self) -> list[str]:
         """podman raises resource limits, which fails where root is not almighty, such as in a container."""
-        return ["--ulimit", "host"] if self.is_podman else []
+        if not self.is_podman:
+            return []
+        own = {name: resource.getrlimit(kind)[1] for name, kind in _LIMITED.items()}
+        most = {name: _ENOUGH if hard == resource.RLIM_INFINITY else min(_ENOUGH, hard) for name, hard in own.items()}
+        return [f"--ulimit={name}={value}:{value}" for name, value in most.items()]
 
     def remove(self, container: str) -> None:
         """Remove a container, running or not."""
         self.call("rm", "--force", *(["--time", "0", "--ignore"] if self.is_podman else []), container)
+
+
+# crun, podman's first choice, needs rights that root lacks inside a container; runc gets by with less.
+_ENGINES = {"podman": (Engine(("podman",)), Engine(("podman", "--runtime", "runc"))), "docker": (Engine(("docker",)),)}
 
 
 def run_build(build: ContainerBuild, sources: Mapping[str, Path], out: Path, work: Path, services: Services) -> None:
@@ -122,15 +133,14 @@ def _choose(image: str, platform: str, services: Services) -> tuple[Engine, str]
     if not pinned:
         services.pins.refuse_when_locked(name)
     reasons = []
-    for words in (("podman",), ("podman", "--runtime", "runc"), ("docker",)):
-        if not all(find(word) for word in words if not word.startswith("-")):
+    for program, variants in _ENGINES.items():
+        if not find(program):
             continue
-        engine = Engine(words)
         try:
-            identity, digest = engine.base(image, platform, pinned)
-            engine.try_out(identity)
+            identity, digest = Engine((program,)).base(image, platform, pinned)
+            engine = _startable(identity, variants)
         except CommandFailed as error:
-            reasons.append(f"{' '.join(words)}: {' '.join(error.stderr.split())[-300:]}")
+            reasons.append(f"{program}: {' '.join(error.stderr.split())[-300:]}")
             continue
         if pinned and digest != pinned:
             raise changed(name, digest, pinned, services.pins.path)
@@ -148,6 +158,18 @@ def _choose(image: str, platform: str, services: Services) -> tuple[Engine, str]
         f"No container of {image} can be started. {' | '.join(reasons)}",
         "Is the image's name right, can its registry be reached, and does `podman run` work at all?",
     )
+
+
+def _startable(image: str, variants: Sequence[Engine]) -> Engine:
+    """The first variant of an engine that can start a container; CommandFailed of the last when none can."""
+    for engine in variants[:-1]:
+        try:
+            engine.try_out(image)
+            return engine
+        except CommandFailed:
+            pass
+    variants[-1].try_out(image)
+    return variants[-1]
 
 
 @contextmanager
@@ -216,7 +238,7 @@ def _tail(log: Path, begin: int) -> str:
 
 
 def _name() -> str:
-    return f"flatcar-bake-{uuid.uuid4().hex[:12]}"
+    return f"flatcar-bake-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
 def _without_tag(image: str) -> str:
