@@ -102,7 +102,13 @@ def _download(wanted: Wanted, services: Services, pins: PinFile, rewrites: Rewri
             raise changed(wanted.url, sha256, pinned, pins.path)
         file = _fetch(wanted, rewrites, lambda url: services.store.pinned_url(url, sha256))
     else:
-        trust = _without_voucher(wanted, pins)
+        try:
+            trust = _without_voucher(wanted, pins)
+        except VerificationError:
+            # A version that does not exist has no checksum either: say what is more likely the reason.
+            if not wanted.mirrors and services.fetcher.size(rewrites.apply(wanted.url)) is None:
+                raise FileMissing(f"There is no file {wanted.url}.") from None
+            raise
         file = _fetch(wanted, rewrites, services.store.unpinned_url)
         if trust == FIRST_USE:
             pins.put(wanted.url, file.sha256)
