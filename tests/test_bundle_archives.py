@@ -21,7 +21,7 @@ from baker.bundles.deflate import write_gzip
 from baker.bundles.pieces import Member, file_pieces
 from baker.bundles.proof import prove_tar
 from baker.bundles.tars import sparse_tar_pieces, tar_pieces
-from baker.bundles.zips import write_zip
+from baker.bundles.zips import make_zip
 from baker.console import Bar
 from baker.errors import ImageError, UsageError
 from baker.model import Arch
@@ -309,7 +309,7 @@ def test_the_insecure_zip_holds_no_private_key(encode: Callable[[Vendor], Path],
 @pytest.mark.parametrize(("epoch", "shown"), [(0, (1980, 1, 1, 0, 0, 0)), (EPOCH, (2023, 11, 14, 22, 13, 20))])
 def test_a_zip_is_read_by_others(epoch: int, shown: tuple[int, ...], raw: Path, tmp_path: Path) -> None:
     target = tmp_path / "x.zip"
-    write_zip(target, [Member("empty", b""), Member("a/disk", raw), Member("script", b"#!/bin/sh\n", 0o755)], 2, epoch,
+    make_zip(target, [Member("empty", b""), Member("a/disk", raw), Member("script", b"#!/bin/sh\n", 0o755)], 2, epoch,
               Bar())  # fmt: skip
     tool("unzip", "-tq", target)
     with zipfile.ZipFile(target) as archive:
@@ -328,7 +328,7 @@ def test_a_zip_of_more_than_4_gib_is_read_by_others(tmp_path: Path) -> None:
         file.seek(1 << 30)
         file.write(b"data")
     target = tmp_path / "x.zip"
-    write_zip(target, [Member("disk", disk), Member("text", b"text")], 2, EPOCH, Bar())
+    make_zip(target, [Member("disk", disk), Member("text", b"text")], 2, EPOCH, Bar())
     with zipfile.ZipFile(target) as archive:
         assert [item.file_size for item in archive.infolist()] == [(4 << 30) + 5, 4]
         assert archive.read("text") == b"text"

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from baker.bundles.deflate import write_gzip
 from baker.bundles.facts import BundleFacts
 from baker.bundles.pieces import Member, counted
-from baker.bundles.proof import prove_tar, prove_zip
+from baker.bundles.proof import prove_tar
 from baker.bundles.tars import USTAR_LARGEST, sparse_tar_pieces, tar_pieces
-from baker.bundles.zips import write_zip
+from baker.bundles.zips import make_zip
 from baker.console import Bar
 from baker.errors import ImageError, UsageError
 from baker.vendor import Bundle
@@ -41,8 +41,7 @@ def make_bundle(bundle: Bundle, facts: BundleFacts, folder: Path, jobs: int = 1,
         members = [_only(bundle, members, _BOX_METADATA), *(item for item in members if item.name != _BOX_METADATA)]
     members.append(disk)
     if bundle.format == "zip":
-        write_zip(target, members, jobs, facts.epoch, bar)
-        prove_zip(target, members)
+        make_zip(target, members, jobs, facts.epoch, bar)
     else:
         with target.open("xb") as file:
             write_gzip(file, counted(tar_pieces(members, facts.epoch), bar), jobs)

@@ -1,7 +1,8 @@
 """Deflate on all cores, and the gzip file around it (RFC 1951, RFC 1952).
 
 Every piece is compressed for itself and ends on a byte boundary (zlib's full flush), so the pieces side by side are
-one ordinary deflate stream. The bytes depend on the content and on zlib, never on the number of threads.
+one ordinary deflate stream, and are read back side by side as well. The bytes depend on the content and on zlib,
+never on the number of threads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import IO
 
 from baker.blocks import side_by_side
@@ -24,29 +25,58 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0" + bytes(4) + b"\0\xff"  # no name, no time, no 
 
 @dataclass(frozen=True)
 class Deflated:
-    """What went into a deflate stream, and the length of what came out; bytes."""
+    """What went into a deflate stream (bytes and CRC-32), the length of what came out, and of each piece's part."""
 
-    size: int
-    crc: int
-    packed: int
+    size: int = 0
+    crc: int = 0
+    packed: int = 0
+    parts: tuple[int, ...] = ()
 
 
 def write_deflate(target: IO[bytes], pieces: Iterable[bytes], jobs: int) -> Deflated:
     """Write the pieces as one raw deflate stream."""
-    size = crc = packed = 0
-    for data, length, piece_crc in side_by_side(_deflate, pieces, jobs):
-        target.write(data)
-        size, packed = size + length, packed + len(data)
-        crc = combine(crc, piece_crc, length)
+    size = crc = 0
+    parts = []
+    for part, length, piece_crc in side_by_side(_deflate, pieces, jobs):
+        target.write(part)
+        parts.append(len(part))
+        size, crc = size + length, combine(crc, piece_crc, length)
     target.write(_END)
-    return Deflated(size, crc, packed + len(_END))
+    return Deflated(size, crc, sum(parts) + len(_END), tuple(parts))
 
 
-def write_gzip(target: IO[bytes], pieces: Iterable[bytes], jobs: int) -> None:
+def prove_deflate(file: IO[bytes], done: Deflated, pieces: Iterable[bytes], jobs: int) -> None:
+    """Read a stream back from where `file` stands; ValueError or zlib.error unless it holds these pieces.
+
+    No part refers to what is before it, so if each of them alone unpacks to its piece, all together do so too.
+    """
+    parts = ((piece, file.read(length)) for piece, length in zip(pieces, done.parts, strict=True))
+    size = crc = 0
+    for length, piece_crc in side_by_side(_inflate, parts, jobs):
+        size, crc = size + length, combine(crc, piece_crc, length)
+    if file.read(len(_END)) != _END or (size, crc) != (done.size, done.crc):
+        raise ValueError("its check sum is wrong")
+
+
+def write_gzip(target: IO[bytes], pieces: Iterable[bytes], jobs: int) -> Deflated:
     """Write the pieces as a gzip file of one member."""
     target.write(_GZIP_HEADER)
     done = write_deflate(target, pieces, jobs)
-    target.write(struct.pack("<II", done.crc, done.size & 0xFFFFFFFF))
+    target.write(_gzip_trailer(done))
+    return done
+
+
+def prove_gzip(file: IO[bytes], done: Deflated, pieces: Iterable[bytes], jobs: int) -> None:
+    """Read a whole gzip file back; ValueError or zlib.error unless it holds these pieces and nothing else."""
+    if file.read(len(_GZIP_HEADER)) != _GZIP_HEADER:
+        raise ValueError("it is no gzip file")
+    prove_deflate(file, done, pieces, jobs)
+    if file.read() != _gzip_trailer(done):
+        raise ValueError("it does not end as it should")
+
+
+def _gzip_trailer(done: Deflated) -> bytes:
+    return struct.pack("<II", done.crc, done.size & 0xFFFFFFFF)
 
 
 def _deflate(piece: bytes) -> tuple[bytes, int, int]:
@@ -62,6 +92,26 @@ def _deflated_zeros(size: int) -> tuple[bytes, int, int]:
 def _deflated(piece: bytes) -> tuple[bytes, int, int]:
     engine = zlib.compressobj(_LEVEL, zlib.DEFLATED, -15)
     return engine.compress(piece) + engine.flush(zlib.Z_FULL_FLUSH), len(piece), zlib.crc32(piece)
+
+
+def _inflate(work: tuple[bytes, bytes]) -> tuple[int, int]:
+    """Length and CRC-32 of a piece, when its part unpacks to it."""
+    piece, part = work
+    return _inflated_zeros(len(piece), part) if piece is zeros(len(piece)) else _inflated(piece, part)
+
+
+@lru_cache(16)
+def _inflated_zeros(size: int, part: bytes) -> tuple[int, int]:
+    return _inflated(zeros(size), part)
+
+
+def _inflated(piece: bytes, part: bytes) -> tuple[int, int]:
+    engine = zlib.decompressobj(-15)
+    # Only between two blocks can the last one follow.
+    found = engine.decompress(part + _END, len(piece) + 1)
+    if found != piece or not engine.eof or engine.unused_data:
+        raise ValueError("it unpacks to something else")
+    return len(found), zlib.crc32(found)
 
 
 def combine(first: int, second: int, length: int) -> int:

@@ -6,22 +6,18 @@ bytes; zst by zstd(1), whose bytes depend on its version but not on the number o
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import zipfile
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import DEVNULL
 
 from baker.bundles import bzip2
-from baker.bundles.deflate import write_gzip
-from baker.bundles.pieces import PIECE, Member, counted, file_pieces
+from baker.bundles.deflate import prove_gzip, write_gzip
+from baker.bundles.pieces import Member, counted, file_pieces
 from baker.bundles.proof import prove_content, proving, read_pieces
-from baker.bundles.zips import write_zip
+from baker.bundles.zips import make_zip
 from baker.console import Bar
 from baker.errors import ImageError
-from baker.run import find, run, spawn
+from baker.run import run, spawn
 
 _ZSTD_LEVEL = 9
 
@@ -35,42 +31,37 @@ def compress(source: Path, kind: str, jobs: int, epoch: int, bar: Bar | None = N
     """
     if kind in ("", "none"):
         return source
-    bar = bar or Bar()
-    target = source.with_name(f"{source.name}.{kind}")
+    target, bar = source.with_name(f"{source.name}.{kind}"), bar or Bar()
     if kind == "zip":
-        write_zip(target, [Member(source.name, source)], jobs, epoch, bar)
-    elif kind == "zst":
-        run(["zstd", "--quiet", f"-T{jobs}", f"-{_ZSTD_LEVEL}", source, "-o", target])
-        bar.advance(source.stat().st_size)
+        make_zip(target, [Member(source.name, source)], jobs, epoch, bar)
     else:
-        write, size = _WRITERS[kind]
-        with target.open("xb") as file:
-            write(file, counted(file_pieces(source, size), bar), jobs)
-    with proving(target), closing(_unpacked(target, kind, source.name)) as pieces:
-        prove_content(target.name, Member(source.name, source), pieces)
+        _PACKERS[kind](source, target, jobs, bar)
     source.unlink()
     return target
 
 
-_WRITERS = {"gz": (write_gzip, PIECE), "bz2": (bzip2.write_bzip2, bzip2.PIECE)}
+def _gz(source: Path, target: Path, jobs: int, bar: Bar) -> None:
+    with target.open("xb") as file:
+        done = write_gzip(file, counted(file_pieces(source), bar), jobs)
+    with proving(target), target.open("rb") as file:
+        prove_gzip(file, done, file_pieces(source), jobs)
 
 
-def _unpacked(target: Path, kind: str, member: str) -> Generator[bytes, None, None]:
-    """What a finished file unpacks to, in pieces."""
-    if kind == "zst" or (kind == "bz2" and find("lbzip2")):
-        yield from _filtered(["zstd" if kind == "zst" else "lbzip2", "-dcq", str(target)], target)
-        return
-    if kind == "zip":
-        with zipfile.ZipFile(target) as archive, archive.open(member) as content:
-            yield from read_pieces(content)
-    else:
-        with (gzip.open if kind == "gz" else bz2.open)(target) as content:
-            yield from read_pieces(content)
+def _bz2(source: Path, target: Path, jobs: int, bar: Bar) -> None:
+    with target.open("xb") as file:
+        lengths = bzip2.write_bzip2(file, counted(file_pieces(source, bzip2.PIECE), bar), jobs)
+    with proving(target), target.open("rb") as file:
+        bzip2.prove_bzip2(file, lengths, file_pieces(source, bzip2.PIECE), jobs)
 
 
-def _filtered(argv: list[str], target: Path) -> Generator[bytes, None, None]:
-    with spawn(argv, stderr=DEVNULL) as process:
+def _zst(source: Path, target: Path, jobs: int, bar: Bar) -> None:
+    run(["zstd", "--quiet", f"-T{jobs}", f"-{_ZSTD_LEVEL}", source, "-o", target])
+    bar.advance(source.stat().st_size)
+    with spawn(["zstd", "-dcq", target], stderr=DEVNULL) as process:
         assert process.stdout is not None
-        yield from read_pieces(process.stdout)
+        prove_content(target.name, Member(source.name, source), read_pieces(process.stdout))
         if process.wait():
-            raise ImageError(f"{target.name} cannot be read back: {argv[0]} does not accept it.")
+            raise ImageError(f"{target.name} cannot be read back: zstd does not accept it.")
+
+
+_PACKERS: dict[str, Callable[[Path, Path, int, Bar], None]] = {"gz": _gz, "bz2": _bz2, "zst": _zst}

@@ -56,12 +56,6 @@ def _tar_members(target: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, 
         yield info.name, content
 
 
-def prove_zip(target: Path, members: Sequence[Member]) -> None:
-    """Like `prove_tar`, for a zip."""
-    with proving(target), zipfile.ZipFile(target) as archive:
-        _prove_members(target, members, ((info.filename, archive.open(info)) for info in archive.infolist()))
-
-
 def _prove_members(target: Path, members: Sequence[Member], found: Iterable[tuple[str, Readable]]) -> None:
     names = []
     for (name, content), member in zip(found, [*members, None], strict=False):

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import struct
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from baker.bundles.deflate import Deflated, write_deflate
+from baker.bundles.deflate import Deflated, prove_deflate, write_deflate
 from baker.bundles.pieces import Member, counted
+from baker.bundles.proof import proving
 from baker.console import Bar
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -37,8 +39,11 @@ class _Entry:
     done: Deflated
 
 
-def write_zip(target: Path, members: Sequence[Member], jobs: int, epoch: int, bar: Bar) -> None:
-    """Write the new file `target`. Members get the time `epoch`, in UTC, and their modes."""
+def make_zip(target: Path, members: Sequence[Member], jobs: int, epoch: int, bar: Bar) -> None:
+    """Write the new file `target` and read it back. Members get the time `epoch`, in UTC, and their modes.
+
+    Raises ImageError when what is read back is not what was packed.
+    """
     stamp = _dos_time(epoch)
     with target.open("xb") as file:
         entries = [_write_member(file, member, stamp, jobs, bar) for member in members]
@@ -46,13 +51,30 @@ def write_zip(target: Path, members: Sequence[Member], jobs: int, epoch: int, ba
         for entry in entries:
             file.write(_central(entry, stamp))
         file.write(_end(len(entries), start, file.tell() - start))
+    with proving(target), zipfile.ZipFile(target) as archive, target.open("rb") as file:
+        for entry, info in zip(entries, archive.infolist(), strict=True):
+            _prove_member(file, entry, info, jobs)
+
+
+def _prove_member(file: IO[bytes], entry: _Entry, info: zipfile.ZipInfo, jobs: int) -> None:
+    """ValueError or zlib.error unless the directory and the data are as they should be."""
+    member, done = entry.member, entry.done
+    said = info.filename, info.header_offset, info.file_size, info.compress_size, info.CRC
+    if said != (member.name, entry.offset, member.size, done.packed, done.crc):
+        raise ValueError(f"its directory is wrong about {member.name}")
+    file.seek(entry.offset)
+    header = _local(entry, (0, 0))
+    found = file.read(len(header))
+    if (found[:10], found[14:]) != (header[:10], header[14:]):  # all but the time
+        raise ValueError(f"the header of {member.name} is wrong")
+    prove_deflate(file, done, member.pieces(), jobs)
 
 
 def _write_member(file: IO[bytes], member: Member, stamp: tuple[int, int], jobs: int, bar: Bar) -> _Entry:
     # The sizes are known afterwards, but whether they need 64 bits must be before. Deflate may add a little.
     wide = member.size + (member.size >> 10) + 1024 > _FILL_32
     offset = file.tell()
-    file.write(_local(_Entry(member, offset, wide, Deflated(0, 0, 0)), stamp))
+    file.write(_local(_Entry(member, offset, wide, Deflated()), stamp))
     done = write_deflate(file, counted(member.pieces(), bar), jobs)
     end = file.tell()
     entry = _Entry(member, offset, wide, done)
