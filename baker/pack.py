@@ -20,10 +20,10 @@ from baker.packing.btrfs import write_btrfs_image
 from baker.packing.erofs import write_erofs
 from baker.packing.ext import write_ext
 from baker.packing.squashfs import write_squashfs
-from baker.packing.staging import stage
+from baker.packing.staging import staged
 from baker.packing.tree import Entry, directory, identity, read_tree, text_file
 from baker.packing.verity import protect
-from baker.publish import give_name
+from baker.publish import give_name, tidy
 from baker.schema import suggest
 from baker.stopping import unbroken
 from baker.sysext import FLATCAR_LEVEL, RELEASE_FOLDER, RELEASE_PREFIX, validate_name
@@ -89,6 +89,8 @@ class PackOptions:
             raise UsageError(f"The epoch {self.epoch} is out of range.", f"Give seconds from 0 to {MAX_EPOCH}.")
         if self.has_verity and self.arch is None:
             raise UsageError("An image with verity is made for one architecture.", "Say which: --arch x86-64")
+        if self.has_verity and self.format == "btrfs":
+            raise UsageError("A btrfs in an image with verity could not be checked.", "Use another --format.")
         for file in self.signing or ():
             if not file.is_file():
                 raise UsageError(f"There is no file {file} to sign with.", "Give a key and a certificate: KEY,CERT")
@@ -128,6 +130,7 @@ def pack(tree: Path, target: Path, options: PackOptions, *, own: bool = False, f
         tree, keep_modes=options.keep_modes, drop_capabilities=options.drop_capabilities
     ), options)  # fmt: skip
     _check(entries, options.name)
+    tidy(target.absolute().parent)
     with WorkFolder(target.absolute().parent) as work:
         image = work / "image.raw"
         _write(entries, image, options, own)
@@ -174,15 +177,14 @@ def _write(entries: Mapping[str, Entry], image: Path, options: PackOptions, own:
     if options.format == "btrfs":
         write_btrfs_image(entries, image, options.epoch, uuid, options.name)
         return
-    folder = image.with_name("tree")
-    stage(entries.values(), folder, options.epoch, own)
     compression = options.compression or COMPRESSIONS[options.format][0]
-    if options.format == "squashfs":
-        write_squashfs(folder, image, compression, options.epoch)
-    elif options.format == "erofs":
-        write_erofs(entries.values(), folder, image, compression, options.epoch, uuid)
-    else:
-        write_ext(options.format, entries.values(), folder, image, options.epoch, uuid)
+    with staged(entries.values(), image.with_name("tree"), options.epoch, own) as folder:
+        if options.format == "squashfs":
+            write_squashfs(folder, image, compression, options.epoch)
+        elif options.format == "erofs":
+            write_erofs(entries.values(), folder, image, compression, options.epoch, uuid)
+        else:
+            write_ext(options.format, entries.values(), folder, image, options.epoch, uuid)
 
 
 def check_listing(image: Path, entries: Mapping[str, Entry]) -> None:

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from cli import flatcar_bake
-from packs import FORMATS, mounted_tree, snapshot
+from packs import AS_NOBODY, FORMATS, NOBODY, mounted_tree, snapshot
 
 from baker.contents import open_contents
 from baker.errors import BakeError, ImageError, UsageError
@@ -157,6 +158,7 @@ def test_the_release_file_says_what_was_asked_and_replaces_an_old_one(
         ({"os_id": "Flat Car"}, "no ID"),
         ({"epoch": 2**31}, "out of range"),
         ({"verity": True, "arch": None}, "one architecture"),
+        ({"verity": True, "format": "btrfs"}, "could not be checked"),
         ({"signing": (Path("/no/key"), Path("/no/cert"))}, "/no/key"),
     ],
 )
@@ -217,10 +219,37 @@ def test_a_pack_that_is_ended_leaves_no_image(tree: Path, tmp_path: Path, number
     assert process.returncode == (-number if number is signal.SIGKILL else 128 + number)
     left = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".flatcar-bake-"))
     assert left == ["tool"]
-    if number is signal.SIGKILL:
-        done = flatcar_bake("doctor", "--cleanup", "-o", tmp_path)
+    (tree / "usr/noise").unlink()
+    pack(tree, tmp_path / "tool.raw", OPTIONS)  # it clears away what a killed run had to leave
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tool", "tool.raw"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_the_formats_can_hardly_hold_is_no_crash(tree: Path, tmp_path: Path, name: str) -> None:
+    (tree / "usr/long").symlink_to("x" * 4000)
+    (tree / "usr" / ("n" * 255)).touch()
+    try:
+        pack(tree, tmp_path / "tool.raw", replace(OPTIONS, format=name))
+    except UsageError as error:
+        assert error.hint and name in ("erofs", "btrfs")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["tool"]
+
+
+def test_a_folder_closed_to_its_owner_leaves_nothing_behind(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="flatcar-bake-nobody-") as name:
+        home = Path(name)
+        (home / "tool/usr/closed").mkdir(parents=True)
+        (home / "tool/usr/closed/file").touch()
+        (home / "tool/usr/closed").chmod(0o555)
+        for path in [home, *home.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY)
+        env = {"HOME": name, "TMPDIR": name, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        done = flatcar_bake("sysext", "pack", "tool", "--keep-modes", cwd=home, env=env, prefix=AS_NOBODY)
         assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tool"]
+        (home / "tool/usr/closed/secret").touch(0o600)
+        done = flatcar_bake("sysext", "pack", "tool", "--force", cwd=home, env=env, prefix=AS_NOBODY)
+        assert done.returncode == 2 and "Cannot read" in done.stderr and "secret" in done.stderr
+        assert sorted(path.name for path in home.iterdir()) == ["tool", "tool.raw"]
 
 
 def test_verity_protects_what_was_packed(tree: Path, tmp_path: Path) -> None:

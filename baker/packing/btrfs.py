@@ -8,11 +8,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from uuid import UUID
 
-from baker.btrfs_items import BLOCK
+from baker.btrfs_items import BLOCK, LEAF_ROOM
 from baker.btrfs_writer import BtrfsFull, BtrfsNode, capacity, write_btrfs
+from baker.errors import UsageError
 from baker.packing.tree import Entry
 
 _MIB = 1 << 20
+_LONGEST_LINK = LEAF_ROOM - 25 - 21  # in a leaf, behind the head of an item and that of an inline extent
 _TYPES = {"directory": stat.S_IFDIR, "file": stat.S_IFREG, "symlink": stat.S_IFLNK}
 
 
@@ -26,6 +28,11 @@ def write_btrfs_image(entries: Mapping[str, Entry], target: Path, epoch: int, uu
         if entry.kind == "file" and source is None:
             source = folder / str(number)
             source.write_bytes(entry.content)
+        if len(os.fsencode(entry.symlink)) > _LONGEST_LINK:
+            raise UsageError(
+                f"The link {entry.path} is longer than the {_LONGEST_LINK} bytes that fit a btrfs.",
+                "Shorten it, or use another --format.",
+            )
         mode = _TYPES[entry.kind] | entry.mode
         nodes[entry.path] = BtrfsNode(mode, 0, 0, epoch, source, os.fsencode(entry.symlink))
     need = _need(entries.values())

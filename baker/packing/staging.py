@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from baker import stopping
@@ -12,13 +13,26 @@ from baker.packing.tree import Entry, changed
 from baker.sparse import copy_range
 
 
-def stage(entries: Iterable[Entry], folder: Path, epoch: int, own: bool) -> None:
+@contextmanager
+def staged(entries: Iterable[Entry], folder: Path, epoch: int, own: bool) -> Iterator[Path]:
     """Make `entries` in the new folder `folder`, with their modes and the time `epoch`, and no attributes.
 
     `own`: the host files are ours to change, so they are linked here instead of copied where that is possible.
+    Behind the block the folder can be removed by its owner, whatever modes were asked for.
     """
-    folder.mkdir()
     ordered = list(entries)
+    try:
+        _stage(ordered, folder, epoch, own)
+        yield folder
+    finally:
+        for entry in ordered:
+            path = folder / entry.path.lstrip("/")
+            if entry.kind == "directory" and entry.mode & 0o700 != 0o700 and path.is_dir():
+                path.chmod(0o700)
+
+
+def _stage(ordered: list[Entry], folder: Path, epoch: int, own: bool) -> None:
+    folder.mkdir()
     for entry in ordered:
         stopping.check()
         path = folder / entry.path.lstrip("/")
