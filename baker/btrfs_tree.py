@@ -37,6 +37,10 @@ _INODE = re.compile(
 _XATTR_NAME = re.compile(rb"^\t\tname: ([^\n]*)$", re.MULTILINE)
 
 
+class HasSubvolumes(ImageError):
+    """A btrfs has subvolumes or snapshots."""
+
+
 @dataclass(frozen=True)
 class BtrfsSuper:
     """The identity of a btrfs and its size in bytes."""
@@ -83,11 +87,11 @@ def read_super(file: Path) -> BtrfsSuper:
 def scan(file: Path, label: str = "") -> dict[str, BtrfsEntry]:
     """Every path of a btrfs in a file, parents first; "/" is its root directory. Messages call it `label`.
 
-    Raises ImageError for subvolumes and snapshots, and for anything that is not a plain tree with plain names.
+    Raises HasSubvolumes, and ImageError for anything that is not a plain tree with plain names.
     """
     roots = _dump(file, "-r")
     if re.search(rb"key \(\d+ ROOT_ITEM", roots):
-        raise ImageError(
+        raise HasSubvolumes(
             f"The btrfs of {label or file.name} has subvolumes or snapshots, which would be lost.",
             "Use --backend loop, which keeps them.",
         )

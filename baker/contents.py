@@ -144,7 +144,7 @@ def _open_at(source: _Source, fs: str, offset: int, size: int) -> Contents:
     if fs == "erofs":
         return Erofs(source.path, source.fd, offset, size, source.folder)
     if fs == "btrfs":
-        return Btrfs(source.path, offset, source.folder)
+        return Btrfs(source.path, offset, size, source.folder)
     if fs == "ddi" and offset == 0:
         return _open_ddi(source)
     raise Unsupported(f"we cannot look inside {fs or 'an unknown filesystem'} without mounting it")

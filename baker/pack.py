@@ -7,6 +7,7 @@ What decides the bytes: the names, contents and x bits in the folder, the option
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -212,6 +213,8 @@ def check_listing(image: Path, entries: Mapping[str, Entry]) -> None:
 
 def publish_image(image: Path, target: Path, force: bool) -> None:
     """Give a finished image in a work folder its name; UsageError when it was taken meanwhile."""
+    with image.open("rb") as file:
+        os.fsync(file.fileno())
     with unbroken():
         try:
             give_name(image, target, force)

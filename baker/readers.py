@@ -13,10 +13,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from baker.btrfs_tree import restore, scan
+from baker.btrfs_tree import HasSubvolumes, read_super, restore, scan
 from baker.debugfs import Debugfs
 from baker.debugfs import Inode as InodeOfExt
 from baker.erofs import Damaged, ErofsReader, Inode, Unsupported
+from baker.errors import ImageError
 from baker.inject import is_too_deep
 from baker.model import Node, Partition
 from baker.run import Bounds, CommandFailed, check_killed, run, spawn
@@ -236,12 +237,19 @@ class Erofs(Tree):
 class Btrfs(Tree):
     """Through btrfs-progs, which print the tree and take its contents out, all of them at once into `folder`."""
 
-    def __init__(self, image: Path, offset: int, folder: Path) -> None:
+    def __init__(self, image: Path, offset: int, size: int, folder: Path) -> None:
         super().__init__()
         if offset:
             raise Unsupported("a btrfs within a disk image cannot be read without mounting it")
+        if (claimed := read_super(image).total_bytes) > size:
+            raise Damaged(f"is cut short: {size} of {claimed} bytes are there")
         self._image, self._folder = image, folder
-        self._entries = scan(image)
+        try:
+            self._entries = scan(image)
+        except HasSubvolumes as error:
+            raise Unsupported(error.message.rstrip(".")) from error
+        except ImageError as error:
+            raise Damaged(f"is damaged: {error.message.rstrip('.')}") from error
         for path, entry in self._entries.items():
             if path != "/":
                 self.add(make_node(path, entry.mode, entry.uid, entry.gid, entry.size))
@@ -258,7 +266,10 @@ class Btrfs(Tree):
         if sum(node.size for node in self.nodes.values()) > _MAX_EXTRACTED:
             raise Unsupported("it is too large to be unpacked for a look")
         if not target.exists():
-            restore(self._image, target, self._entries)
+            try:
+                restore(self._image, target, self._entries)
+            except (CommandFailed, ImageError) as error:
+                raise Damaged("is damaged: btrfs cannot take its files out") from error
         return f"{target}{path}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sysexts import RELEASE, make_sysext, pack, write_tree
 
+from baker.errors import ImageError
 from baker.model import Arch
 from baker.run import run
 from baker.sysext import Finding, builtins_replaced, conflicting_builtins, lint, read_sysext
@@ -194,6 +195,26 @@ def test_what_cannot_be_looked_into_is_said_to_be_unchecked(tmp_path: Path) -> N
     (finding,) = findings(image)
     assert (finding.code, finding.fatal) == ("unchecked", False)
     assert "no partition of the type root or usr" in finding.message
+
+
+def test_a_btrfs_with_a_subvolume_is_unchecked_and_a_damaged_one_refused(tmp_path: Path) -> None:
+    image = make_sysext(tmp_path, "tool", fs="btrfs")
+    os.truncate(image, 256 << 20)
+    (folder := tmp_path / "mnt").mkdir()
+    run(["mount", "-o", "loop", image, folder])
+    try:
+        run(["btrfs", "filesystem", "resize", "max", folder])
+        run(["btrfs", "subvolume", "create", folder / "usr/sub"])
+    finally:
+        run(["umount", folder])
+    (finding,) = findings(image)
+    assert (finding.code, finding.fatal) == ("unchecked", False) and "subvolumes" in finding.message
+    os.truncate(image, 1 << 20)
+    with pytest.raises(ImageError, match="cut short"):
+        findings(image)
+    os.truncate(image, 256 << 20)
+    with pytest.raises(ImageError, match="is damaged"):
+        findings(image)
 
 
 def test_replaced_builtins_depend_on_the_release(tmp_path: Path) -> None:
