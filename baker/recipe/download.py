@@ -91,7 +91,7 @@ def download(wanted: Wanted, services: Services, pins: PinFile, rewrites: Rewrit
 
 
 def _download(wanted: Wanted, services: Services, pins: PinFile, rewrites: Rewrites) -> Obtained:
-    memory = f"sha256 of {wanted.url} by {wanted.checksum.type} {wanted.checksum.url}"
+    memory = f"sha256 of {wanted.url} by {wanted.checksum}"
     pinned = pins.get(wanted.url)
     found = _remembered(memory, services) or _vouched(wanted, services, rewrites, pinned)
     if found is None and pinned is not None:
@@ -102,13 +102,7 @@ def _download(wanted: Wanted, services: Services, pins: PinFile, rewrites: Rewri
             raise changed(wanted.url, sha256, pinned, pins.path)
         file = _fetch(wanted, rewrites, lambda url: services.store.pinned_url(url, sha256))
     else:
-        try:
-            trust = _without_voucher(wanted, pins)
-        except VerificationError:
-            # A version that does not exist has no checksum either: say what is more likely the reason.
-            if not wanted.mirrors and services.fetcher.size(rewrites.apply(wanted.url)) is None:
-                raise FileMissing(f"There is no file {wanted.url}.") from None
-            raise
+        trust = _without_voucher(wanted, services, pins, rewrites)
         file = _fetch(wanted, rewrites, services.store.unpinned_url)
         if trust == FIRST_USE:
             pins.put(wanted.url, file.sha256)
@@ -155,12 +149,16 @@ def _vouched(wanted: Wanted, services: Services, rewrites: Rewrites, pinned: str
     return (found, trust) if found else None
 
 
-def _without_voucher(wanted: Wanted, pins: PinFile) -> str:
+def _without_voucher(wanted: Wanted, services: Services, pins: PinFile, rewrites: Rewrites) -> str:
     """What a file is trusted for that neither upstream nor a pin vouches for; VerificationError for nothing."""
     checksum = wanted.checksum
     if checksum.unverified:
         return f"unverified: {checksum.unverified}"
-    if checksum.missing != "lock":
+    allowed = checksum.missing == "lock"
+    # A version that does not exist has no checksum either: say what is more likely the reason.
+    if not allowed and not wanted.mirrors and services.fetcher.size(rewrites.apply(wanted.url)) is None:
+        raise FileMissing(f"There is no file {wanted.url}.")
+    if not allowed:
         where = f" {checksum.url} does not list it." if checksum.url else ""
         raise VerificationError(
             f"Nothing vouches for {wanted.url}.{where}",
