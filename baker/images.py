@@ -16,7 +16,6 @@ from baker.model import Artifact, Injection
 from baker.run import CommandKilled
 from baker.stages import Stage, StagePlan, open_stage, plan_stages
 
-
 _ENDS_ALL = (VerificationError, CommandKilled)
 """What is no fault of one vendor: somebody forged something, or ends our programs."""
 

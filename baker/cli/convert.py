@@ -109,6 +109,7 @@ def _request(
         raise UsageError("No vendor was given to convert for.", "Name at least one, for example --vendor azure.")
     return BakeRequest(
         sysexts=(), vendors=parse_vendors(vendors), arch=arch or Arch.X86_64, release=release or "stable",
-        output_dir=output_dir, backend=str(backend or "auto"), image=image,
-        base=str(base or ("generic" if release else "auto")), jobs=jobs, keep_work=keep_work, force=force, compress=str(compress or ""), kernel_args=kernel_args,
+        output_dir=output_dir, backend=str(backend or "auto"), image=image, jobs=jobs, keep_work=keep_work,
+        base=str(base or ("generic" if release else "auto")), force=force, compress=str(compress or ""),
+        kernel_args=kernel_args,
     )  # fmt: skip
