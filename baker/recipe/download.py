@@ -63,15 +63,22 @@ class Obtained:
 
 def download_all(wanted: Sequence[Wanted], services: Services, pins: PinFile, rewrites: Rewrites) -> list[Obtained]:
     """Download files side by side, in their order, and save new pins. Raises what `download` raises, for the first."""
+    if len(wanted) == 1:  # in this thread, which a signal reaches even while a server says nothing
+        obtained = [download(wanted[0], services, pins, rewrites)]
+    else:
+        obtained = _side_by_side(wanted, services, pins, rewrites)
+    pins.save()
+    return obtained
+
+
+def _side_by_side(wanted: Sequence[Wanted], services: Services, pins: PinFile, rewrites: Rewrites) -> list[Obtained]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
             futures = [pool.submit(download, one, services, pins, rewrites) for one in wanted]
-            obtained = [future.result() for future in futures]
+            return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    pins.save()
-    return obtained
 
 
 def download(wanted: Wanted, services: Services, pins: PinFile, rewrites: Rewrites) -> Obtained:
