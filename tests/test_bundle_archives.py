@@ -19,7 +19,7 @@ from disks import MIB, tool
 from baker.bundles import BundleFacts, make_bundle
 from baker.bundles.deflate import write_gzip
 from baker.bundles.pieces import Member, file_pieces
-from baker.bundles.proof import prove_tar
+from baker.bundles.proof import prove_sparse_tar, prove_tar
 from baker.bundles.tars import sparse_tar_pieces, tar_pieces
 from baker.bundles.zips import make_zip
 from baker.console import Bar
@@ -298,6 +298,26 @@ def test_what_was_packed_wrongly_is_found(tmp_path: Path) -> None:
     target.write_bytes(target.read_bytes()[:-30])
     with pytest.raises(ImageError, match="cannot be read back"):
         prove_tar(target, good)
+
+
+def test_a_sparse_tar_that_was_packed_wrongly_is_found(raw: Path, tmp_path: Path) -> None:
+    def prove(other: Path, name: str = "disk.raw") -> None:
+        target = tmp_path / "x.tar.gz"
+        with target.open("wb") as file:
+            write_gzip(file, sparse_tar_pieces(name, other, EPOCH), 1)
+        prove_sparse_tar(target, "disk.raw", raw)
+
+    prove(raw)
+    with pytest.raises(ImageError, match=r"without disk\.raw"):
+        prove(raw, name="other.raw")
+    for offset, change, reason in ((8 * MIB + 5, b"other", "does not unpack"), (2 * MIB, b"other", "other holes")):
+        other = tmp_path / "other"
+        other.write_bytes(raw.read_bytes())
+        with other.open("r+b") as file:
+            file.seek(offset)
+            file.write(change)
+        with pytest.raises(ImageError, match=reason):
+            prove(other)
 
 
 def test_the_insecure_zip_holds_no_private_key(encode: Callable[[Vendor], Path], tmp_path: Path) -> None:

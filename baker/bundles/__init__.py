@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from baker.bundles.deflate import write_gzip
 from baker.bundles.facts import BundleFacts
 from baker.bundles.pieces import Member, counted
-from baker.bundles.proof import prove_tar
+from baker.bundles.proof import prove_sparse_tar, prove_tar
 from baker.bundles.tars import USTAR_LARGEST, sparse_tar_pieces, tar_pieces
 from baker.bundles.zips import make_zip
 from baker.console import Bar
@@ -98,5 +98,5 @@ def _gce(bundle: Bundle, facts: BundleFacts, target: Path, jobs: int, bar: Bar) 
         raise UsageError(f"{bundle.name} must hold a raw disk called {_GCE_DISK} and nothing else.")
     with target.open("xb") as file:
         write_gzip(file, counted(sparse_tar_pieces(_GCE_DISK, facts.disk, facts.epoch), bar), jobs)
-    prove_tar(target, [Member(_GCE_DISK, facts.disk)])
+    prove_sparse_tar(target, _GCE_DISK, facts.disk)
     return target

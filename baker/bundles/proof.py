@@ -9,10 +9,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from baker import stopping
 from baker.bundles.pieces import PIECE, Member
+from baker.bundles.tars import data_runs
 from baker.errors import ImageError
 
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
@@ -54,6 +55,32 @@ def _tar_members(target: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, 
         if content is None:
             raise ImageError(f"{target.name} holds {info.name}, which is no file.")
         yield info.name, content
+
+
+def prove_sparse_tar(target: Path, name: str, source: Path) -> None:
+    """Like `prove_tar`, for a gzipped tar of one sparse file; what it leaves out must be zeros of the source."""
+    with proving(target), gzip.open(target) as stream, source.open("rb") as original:
+        # Not as a stream: there, tarfile would read every hole as zeros. All seeking goes forward.
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
+            info = archive.next()
+            content = archive.extractfile(info) if info else None
+            if info is None or content is None or (info.name, info.size) != (name, source.stat().st_size):
+                raise ImageError(f"{target.name} came out without {name} as its first file.")
+            runs = data_runs(source)
+            found: Any = info.sparse  # a list of offsets and lengths
+            if [tuple(item) for item in found or () if item[1]] != [(run.offset, run.length) for run in runs]:
+                raise ImageError(f"{name} in {target.name} came out with other holes than it went in with.")
+            for run in runs:
+                content.seek(run.offset)
+                original.seek(run.offset)
+                for begin in range(0, run.length, PIECE):
+                    size = min(PIECE, run.length - begin)
+                    if content.read(size) != original.read(size):
+                        raise ImageError(f"{name} in {target.name} does not unpack to what was packed.")
+            if archive.next() is not None:
+                raise ImageError(f"{target.name} came out with more than {name}.")
+        for _ in read_pieces(stream):
+            pass
 
 
 def _prove_members(target: Path, members: Sequence[Member], found: Iterable[tuple[str, Readable]]) -> None:

@@ -52,8 +52,8 @@ def _end(written: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A stretch of a file that is not all zeros."""
+class Run:
+    """A stretch of a file that is not all zeros; bytes."""
 
     offset: int
     length: int
@@ -64,7 +64,7 @@ def sparse_tar_pieces(name: str, file: Path, epoch: int) -> Iterator[bytes]:
 
     What counts as a hole is told by content, not by the filesystem: it is an aligned 64 KiB of zeros.
     """
-    runs = _runs(file)
+    runs = data_runs(file)
     size = file.stat().st_size
     stored = sum(run.length for run in runs)
     head = _sparse_header(name, size, stored, epoch, runs)
@@ -77,9 +77,9 @@ def sparse_tar_pieces(name: str, file: Path, epoch: int) -> Iterator[bytes]:
     yield _end(len(head) + stored + -stored % _TAR_BLOCK)
 
 
-def _runs(file: Path) -> Sequence[_Run]:
-    """The data of a file in aligned blocks, joined where they touch."""
-    runs: list[_Run] = []
+def data_runs(file: Path) -> Sequence[Run]:
+    """Where a file has data, in aligned blocks of 64 KiB that are not all zeros, joined where they touch."""
+    runs: list[Run] = []
     with file.open("rb") as source:
         size = os.fstat(source.fileno()).st_size
         done = 0
@@ -90,9 +90,9 @@ def _runs(file: Path) -> Sequence[_Run]:
                 if block == _ZEROS[: len(block)]:
                     continue
                 if runs and runs[-1].offset + runs[-1].length == position:
-                    runs[-1] = _Run(runs[-1].offset, runs[-1].length + len(block))
+                    runs[-1] = Run(runs[-1].offset, runs[-1].length + len(block))
                 else:
-                    runs.append(_Run(position, len(block)))
+                    runs.append(Run(position, len(block)))
             done = -(-(begin + length) // BLOCK) * BLOCK
     return runs
 
@@ -101,7 +101,7 @@ _MAP_AT, _MAP_ENTRIES, _MORE_AT, _SIZE_AT = 386, 4, 482, 483
 _FURTHER_ENTRIES, _FURTHER_MORE_AT = 21, 504
 
 
-def _sparse_header(name: str, size: int, stored: int, epoch: int, runs: Sequence[_Run]) -> bytes:
+def _sparse_header(name: str, size: int, stored: int, epoch: int, runs: Sequence[Run]) -> bytes:
     """The header of type S, and as many blocks as its map needs. Layout: "Basic Tar Format" in the manual of GNU tar.
 
     `size` is the file's own, `stored` the bytes of its runs.
@@ -111,7 +111,7 @@ def _sparse_header(name: str, size: int, stored: int, epoch: int, runs: Sequence
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     # As GNU tar does: an empty run at the end stands for a hole there.
     ends_in_hole = not runs or runs[-1].offset + runs[-1].length < size
-    entries = [*runs, _Run(size, 0)] if ends_in_hole else list(runs)
+    entries = [*runs, Run(size, 0)] if ends_in_hole else list(runs)
     _put_map(header, _MAP_AT, entries[:_MAP_ENTRIES])
     rest = entries[_MAP_ENTRIES:]
     header[_MORE_AT] = bool(rest)
@@ -128,7 +128,7 @@ def _sparse_header(name: str, size: int, stored: int, epoch: int, runs: Sequence
     return b"".join(blocks)
 
 
-def _put_map(block: bytearray, at: int, runs: Sequence[_Run]) -> None:
+def _put_map(block: bytearray, at: int, runs: Sequence[Run]) -> None:
     for number, run in enumerate(runs):
         struct.pack_into("12s12s", block, at + 24 * number, _number(run.offset), _number(run.length))
 
