@@ -152,7 +152,7 @@ def _check_filesystem(opened: Opened, sysext: Sysext, version: str | None) -> It
     if opened.contents is None:
         yield Finding(
             "unchecked", f"The sysext {sysext.name} was not checked: {opened.why_not}.",
-            False, "Squashfs, EROFS and ext4 images are checked.",
+            False, "Squashfs, EROFS, ext4 and plain btrfs images are checked.",
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -126,3 +127,25 @@ def test_images_of_one_format_can_be_mounted_side_by_side(tmp_path: Path) -> Non
         pack(tree, tmp_path / f"{name}.raw", replace(OPTIONS, name=name, format="btrfs"))
         ids.add(run(["blkid", "-p", "-o", "value", "-s", "UUID", tmp_path / f"{name}.raw"]).text)
     assert len(ids) == 2
+
+
+_MERGE = """
+mount --make-rshared /
+mount -t tmpfs tmpfs /run
+systemd-sysext --root="$1" merge
+cat "$1/usr/bin/tool"
+systemd-sysext --root="$1" unmerge
+"""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_systemd_merges_it(packed: tuple[Path, dict[str, Path]], tmp_path: Path, name: str) -> None:
+    """In a mount namespace of its own, over a system that is just an os-release file."""
+    for folder in ("usr/lib", "opt", "etc/extensions"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "usr/lib/os-release").write_text("ID=flatcar\nVERSION_ID=4593.2.5\nSYSEXT_LEVEL=1.0\n")
+    (tmp_path / "etc/os-release").symlink_to("../usr/lib/os-release")
+    shutil.copy(packed[1][name], tmp_path / "etc/extensions/tool.raw")
+    done = run(["unshare", "--mount", "sh", "-euc", _MERGE, "sh", tmp_path])
+    assert done.text == "#!/bin/sh\n"
+    assert "Using extensions 'tool'" in done.stderr
