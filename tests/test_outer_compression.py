@@ -24,7 +24,7 @@ from baker.errors import ImageError
 from baker.sparse import content_digest
 
 EPOCH = 1_700_000_000
-SIZE = 9 * MIB + 3
+SIZE = 5 * MIB + 3
 
 
 def source(folder: Path, sparse: bool = True) -> Path:
@@ -34,7 +34,7 @@ def source(folder: Path, sparse: bool = True) -> Path:
     with file.open("wb") as opened:
         opened.truncate(SIZE)
         for offset, content in (
-            (0, noise.randbytes(1_500_000)), (4 * MIB, b"abcd" * 300_000), (6 * MIB, b"\xff" * 900_000),
+            (0, noise.randbytes(800_000)), (2 * MIB, b"abcd" * 200_000), (3 * MIB, b"\xff" * 900_000),
             (SIZE - 1, b"\n"),
         ):  # fmt: skip
             opened.seek(offset)
