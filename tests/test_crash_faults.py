@@ -95,8 +95,8 @@ def test_an_output_folder_that_fills_up(backend: str, room: int, out: Path, tool
     if done.returncode == 0:
         assert left(out) == {GENERIC, VENDOR_IMAGE, *RECORDS}
     else:
-        refused(done, 4, "space")
-        assert left(out) == set()
+        refused(done, 4, "space")  # for both images, or for one when the other is complete
+        assert left(out) in (set(), {GENERIC, *RECORDS}, {VENDOR_IMAGE, *RECORDS})
     assert (done.returncode == 0) == (room == 40), done.stderr
 
 
