@@ -70,7 +70,9 @@ class BakePlan:
             "image": file_sha256(self.image) if self.image else None,
             "arch": self.arch,
             "sysexts": [
-                {"name": item.name, "file": item.file_name, "sha256": item.sha256, "installed": item.installed,
+                {"name": item.name, "file": item.file_name, "installed": item.installed,
+                 # Of what is built, a lock knows it and a first bake does not: it is no part of what was asked.
+                 "sha256": "" if item.recipe else item.sha256,
                  "config": Path(item.config).name,
                  **({"recipe": item.recipe.as_dict()} if item.recipe else {})}
                 for item in self.sysexts
