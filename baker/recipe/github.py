@@ -45,14 +45,14 @@ def api(path: str, services: Services, rewrites: Rewrites) -> Any:
     return _parse(_get(rewrites.apply(API + path), services))
 
 
-def pages(path: str, services: Services, rewrites: Rewrites) -> Iterator[Any]:
+def pages(path: str, services: Services, rewrites: Rewrites) -> Iterator[dict[str, Any]]:
     """The entries of a list of the API, page by page, the newest thousand at most."""
     url = rewrites.apply(f"{API}{path}?per_page=100")
     for _ in range(_PAGES):
         reply = _get(url, services)
         entries = _parse(reply)
-        if not isinstance(entries, list):
-            raise NetworkError(f"{url} is no list.")
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise NetworkError(f"{url} is no list of what GitHub lists.")
         yield from entries
         if not reply.next:
             return
