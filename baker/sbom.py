@@ -69,7 +69,7 @@ def _contents(
         if item["kind"] == "recipe source":
             part = _id("source", item["name"])
             packages.append(_package(part, item["name"], "", "FILE", item["url"], item["sha256"]))
-            relations.append(_relation(_id("sysext", item["name"].partition("/")[0]), "GENERATED_FROM", part))
+            relations.append(_relation(_id("sysext", item["name"].partition(":")[0]), "GENERATED_FROM", part))
         elif item["kind"] not in ("sysext", "sysupdate config"):
             part = _id("input", item["name"])
             packages.append(_package(part, item["name"], version, "FILE", item["url"], item["sha256"]))

@@ -5,8 +5,11 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 from cli import flatcar_bake, release_environment
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from recipes import RECIPE, UNIT, UNIT_PATH, archive, program, write_recipe
 
@@ -18,7 +21,7 @@ source = { type = "text", url = "https://up.example/level" }
 path = "/usr/share/tool/level"
 content = "{p.level}\\n"
 """
-IMAGE = "flatcar_production_qemu_uefi_image.img"
+SCHEMA = "docs/bake-manifest.schema.json"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,7 @@ def copy(project: Path, tmp_path: Path) -> Path:
 
 def test_the_records_tell_what_the_sysext_was_made_of(project):
     manifest = json.loads((project / "out/bake-manifest.json").read_text())
+    jsonschema.validate(manifest, json.loads((Path(__file__).parent.parent / SCHEMA).read_text()))
     (sysext,) = manifest["sysexts"]
     assert sysext["origin"] == "recipe" and sysext["file"] == "tool-v1.2.3-x86-64.raw"
     assert sysext["installed"] == "ROOT:/opt/extensions/tool/tool-v1.2.3-x86-64.raw"
@@ -72,9 +76,11 @@ def test_the_records_tell_what_the_sysext_was_made_of(project):
     (source,) = [item for item in manifest["inputs"] if item["kind"] == "recipe source"]
     assert source["url"] == "https://up.example/v1.2.3/tool-amd64.tar.gz"
     assert source["trust"] == "upstream checksum"
-    sbom = json.loads((project / "out/bake-sbom.spdx.json").read_text())
+    document = project / "out/bake-sbom.spdx.json"
+    assert not validate_full_spdx_document(parse_file(str(document)))
+    sbom = json.loads(document.read_text())
     made = [each for each in sbom["relationships"] if each["relationshipType"] == "GENERATED_FROM"]
-    assert ("SPDXRef-sysext-tool", "SPDXRef-source-tool-2f-release") in {
+    assert ("SPDXRef-sysext-tool", "SPDXRef-source-tool-3a-release") in {
         (each["spdxElementId"], each["relatedSpdxElement"]) for each in made
     }
 

@@ -73,6 +73,8 @@ def build(request: RecipeBuild, services: Services, work: Path) -> Built:
     """
     with services.console.step(f"Fetch what {request.component} {request.version} is made of"):
         inputs = obtain(request, services)
+    for item in inputs:
+        services.console.note(f"{item.file.name}: {item.file.trust}")
     tool = program_version(_WRITERS[request.format])
     key = _key(request, inputs, tool, image_digest(request, services))
     identity = ("recipe", key)

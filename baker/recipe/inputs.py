@@ -24,13 +24,13 @@ class Input:
     @property
     def label(self) -> str:
         """Which part of the recipe it is."""
-        return f"{self.source.id}/{self.item}" if self.item else self.source.id
+        return f"{self.source.id}:{self.item}" if self.item else self.source.id
 
     def record(self, component: str) -> dict[str, Any]:
         """It as an input in a manifest. Equal builds have equal records, so the first use is no matter."""
         trust = LOCK if self.file.trust == FIRST_USE else self.file.trust
         return {
-            "kind": "recipe source", "name": f"{component}/{self.label}", "url": self.file.url,
+            "kind": "recipe source", "name": f"{component}:{self.label}", "url": self.file.url,
             "sha256": self.file.sha256, "signer": None, "trust": trust,
         }  # fmt: skip
 
