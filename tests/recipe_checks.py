@@ -23,6 +23,7 @@ SYSTEM_PROGRAMS = (
     "systemd-tmpfiles", "test", "touch",
 )  # fmt: skip
 UNIT_FOLDERS = ("usr/lib/systemd/system", "usr/local/lib/systemd/system")
+UNIT_SUFFIXES = (".service", ".socket", ".timer", ".path", ".mount", ".target", ".slice")
 
 
 def programs(folder: str, *names: str) -> dict[str, str]:
@@ -86,7 +87,8 @@ def system_root(folder: Path) -> Path:
 
 def units(tree: Path) -> list[str]:
     """The names of the units that a tree ships."""
-    return sorted(path.name for folder in UNIT_FOLDERS for path in (tree / folder).glob("*.*") if path.is_file())
+    found = [path for folder in UNIT_FOLDERS for path in (tree / folder).glob("*.*") if path.is_file()]
+    return sorted(path.name for path in found if path.suffix in UNIT_SUFFIXES)
 
 
 def verify_units(root: Path, *trees: Path) -> str:
