@@ -21,6 +21,8 @@ PACKAGES = (
     "gcc", "libc6-dev", "make", "pkg-config",
     "bison", "flex", "m4", "libncurses-dev", "libreadline-dev",  # BIRD
     "libcap-dev", "libseccomp-dev",  # chrony
+    "autoconf", "automake", "libmnl-dev", "libnftnl-dev", "libnl-3-dev", "libnl-genl-3-dev", "libpcre2-dev",
+    "libssl-dev",  # keepalived
 )  # fmt: skip
 
 SCRIPTS = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import upstream as mirror
 import upstream_more  # noqa: F401  registers what it knows
 import upstream_seed  # noqa: F401  the same
+from build_images import base_image
 from standin import cache, main, release
 
 
@@ -51,3 +53,17 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mirror.Upstre
     """The mirror of what recipes download; `add` a recipe before building it."""
     with mirror.serve(tmp_path_factory.mktemp("upstream")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def container_image() -> Iterator[Callable[[Arch], str]]:
+    """Base images for builds in containers, each made when it is first asked for."""
+    with ExitStack() as stack:
+        made: dict[Arch, str] = {}
+
+        def once(arch: Arch) -> str:
+            if arch not in made:
+                made[arch] = stack.enter_context(base_image(arch))
+            return made[arch]
+
+        yield once

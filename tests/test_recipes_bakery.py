@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from build_images import base_image
 from recipe_builds import build_recipe
 from recipe_checks import check, listing, programs, texts, unpack, upheld
 from upstream import Upstream
@@ -98,20 +96,6 @@ IN_ETC = {
 }
 
 
-@pytest.fixture(scope="module")
-def image() -> Iterator[Callable[[Arch], str]]:
-    """Base images for builds in containers, each made when it is first asked for."""
-    with ExitStack() as stack:
-        made: dict[Arch, str] = {}
-
-        def once(arch: Arch) -> str:
-            if arch not in made:
-                made[arch] = stack.enter_context(base_image(arch))
-            return made[arch]
-
-        yield once
-
-
 def haproxy_beside(folder: Path) -> Path:
     """HAProxy's own files, as the units of dataplaneapi see them."""
     tree = shutil.copytree(RECIPES / "haproxy/files", folder / "beside")
@@ -132,11 +116,11 @@ def test_a_recipe_builds_what_it_promises(name: str, arch: Arch, upstream: Upstr
 @pytest.mark.parametrize("arch", Arch)
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_recipe_is_compiled(
-    name: str, arch: Arch, image: Callable[[Arch], str], upstream: Upstream, tmp_path: Path
+    name: str, arch: Arch, container_image: Callable[[Arch], str], upstream: Upstream, tmp_path: Path
 ) -> None:
     # A compiler for arm64 would be another gigabyte of packages, so the real sources are compiled for x86-64 alone.
     version = OTHER_VERSIONS.get(name, "") if arch is Arch.ARM64 else ""
-    made = build_recipe(upstream, tmp_path, name, arch, version, image=image(arch))
+    made = build_recipe(upstream, tmp_path, name, arch, version, image=container_image(arch))
     tree = check(made, CONTENTS[name], tmp_path)
     for run in made.request.recipe.tests.run if arch is Arch.X86_64 else ():
         program, *arguments = run.argv
@@ -187,10 +171,15 @@ def test_archives_that_changed_over_time(name: str, version: str, upstream: Upst
 
 
 def test_scx_runs_the_scheduler_of_ones_choice(
-    image: Callable[[Arch], str], upstream: Upstream, tmp_path: Path
+    container_image: Callable[[Arch], str], upstream: Upstream, tmp_path: Path
 ) -> None:
     made = build_recipe(
-        upstream, tmp_path, "scx", Arch.X86_64, parameters={"scheduler": "scx_lavd"}, image=image(Arch.X86_64)
+        upstream,
+        tmp_path,
+        "scx",
+        Arch.X86_64,
+        parameters={"scheduler": "scx_lavd"},
+        image=container_image(Arch.X86_64),
     )
     tree = unpack(made.path, tmp_path / "tree")
     assert "\nSCX_SCHEDULER=scx_lavd\n" in (tree / "usr/share/scx/scx").read_text()

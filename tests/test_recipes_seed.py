@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import GO
-from recipe_builds import build_recipe
-from recipe_checks import listing, system_root, unpack, verify_units, wrong_machines
-from standin import cache
-from standin.packages import network_environment
-from upstream import Upstream
-from upstream_seed import CNI, CNI_PLUGINS, KEEPALIVED, NATS
+from recipe_builds import build_recipe, services
+from recipe_checks import check, listing, programs, texts, upheld
+from upstream import Upstream, serve
+from upstream_seed import CNI_PLUGINS, KEEPALIVED
 
 from baker.model import Arch
 from baker.recipe.build import Built
+from baker.recipe.versions import Catalogue
 from baker.run import run
 
 UNITS = "/usr/lib/systemd/system"
 LOCAL_UNITS = "/usr/local/lib/systemd/system"
-
-
-def programs(folder: str, *names: str) -> dict[str, str]:
-    """Programs as `listing` has them."""
-    return {f"{folder}/{name}": "x" for name in names}
-
-
-def texts(*paths: str) -> dict[str, str]:
-    """Files that are no programs."""
-    return dict.fromkeys(paths, "")
-
-
-def upheld(unit: str, target: str = "multi-user.target") -> dict[str, str]:
-    """The drop-in that starts a unit."""
-    return texts(f"{UNITS}/{target}.d/10-{unit.replace('.', '-')}.conf")
-
 
 DOCKER = {
     **programs("/usr/bin", "docker", "dockerd", "docker-init", "docker-proxy"),
@@ -48,6 +29,11 @@ CONTAINERD = {
     **texts(f"{UNITS}/containerd.service"),
     **texts("/usr/share/containerd/config.toml", "/usr/share/containerd/config-cgroupfs.toml"),
     **upheld("containerd.service"),
+}
+WASMCLOUD_HOST = {
+    **programs("/usr/bin", "wasmcloud"),
+    **texts(f"{UNITS}/wasmcloud.service"),
+    **upheld("wasmcloud.service"),
 }
 CONTENTS: dict[str, dict[str, str]] = {
     "crio": {
@@ -118,17 +104,16 @@ CONTENTS: dict[str, dict[str, str]] = {
         **upheld("tailscaled.service"),
     },
     "wasmcloud": {
-        **programs("/usr/bin", "nats-server", "wasmcloud"),
-        **texts(f"{UNITS}/nats.service", f"{UNITS}/wasmcloud.service", "/usr/share/nats/nats.conf"),
-        **upheld("nats.service"), **upheld("wasmcloud.service"),
+        **WASMCLOUD_HOST,
+        **programs("/usr/bin", "nats-server"),
+        **texts(f"{UNITS}/nats.service", "/usr/share/nats/nats.conf"),
+        **upheld("nats.service"),
     },
     "wasmtime": programs("/usr/bin", "wasmtime"),
 }  # fmt: skip
-PARAMETERS = {"kubernetes": {"cni": CNI}, "wasmcloud": {"nats": NATS}}
 KNOWN_FINDINGS = {"docker": {"docker-conflict", "containerd-conflict"}, "rke2": {"ignored-unit"}}  # its .env files
 
-# What keepalived needs to be compiled, and is linked with.
-COMPILER = "gcc,libc6-dev,make,pkg-config"
+# What keepalived is linked with.
 KEEPALIVED_LIBRARIES = ("libcrypto.so.3", "libmnl.so.0", "libnftnl.so.11", "libnl-3.so.200", "libnl-genl-3.so.200",
                         "libpcre2-8.so.0", "libssl.so.3")  # fmt: skip
 
@@ -143,7 +128,7 @@ def built(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Build
 
     def once(name: str, arch: Arch) -> Built:
         if (name, arch) not in done:
-            done[name, arch] = build_recipe(upstream, folder, name, arch, parameters=PARAMETERS.get(name, {}))
+            done[name, arch] = build_recipe(upstream, folder, name, arch)
         return done[name, arch]
 
     return once
@@ -152,52 +137,75 @@ def built(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Build
 @pytest.mark.parametrize("arch", Arch)
 @pytest.mark.parametrize("name", sorted(CONTENTS))
 def test_a_recipe_builds_what_it_promises(name: str, arch: Arch, built: Build, tmp_path: Path) -> None:
-    check(built(name, arch), CONTENTS[name], tmp_path)
-
-
-def check(made: Built, contents: dict[str, str], folder: Path) -> Path:
-    """What must be true of every extension; returns its files, unpacked into `folder`."""
-    assert listing(made.path) == contents
-    assert {finding.code for finding in made.findings()} == KNOWN_FINDINGS.get(made.request.recipe.name, set())
-    tree = unpack(made.path, folder / "tree")
-    assert wrong_machines(tree, made.request.arch) == {}
-    assert verify_units(system_root(folder / "root"), tree) == ""
-    return tree
-
-
-@pytest.fixture(scope="module")
-def debian_image(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Debian as a base image for an architecture. That for arm64 only says so: nothing of it is compiled there."""
-    arch: Arch = request.param
-
-    def make(folder: Path) -> None:
-        # The compiler is in it already, so that the recipe's own apt-get has little to do.
-        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={COMPILER}", "bookworm", folder / "image.tar"]
-        run(command, env=network_environment())
-
-    tar = cache.item("container_debian", COMPILER, make) / "image.tar"
-    name = f"localhost/flatcar-test-{os.getpid()}-{arch}:1"
-    run(["podman", "import", "--quiet", f"--arch={GO[arch]}", "--os=linux", tar, name])
-    yield name
-    run(["podman", "rmi", "--force", name])
+    check(built(name, arch), CONTENTS[name], tmp_path, KNOWN_FINDINGS.get(name, ()))
 
 
 @pytest.mark.parametrize(
-    ("debian_image", "arch", "version"),
-    [(Arch.X86_64, Arch.X86_64, KEEPALIVED), (Arch.ARM64, Arch.ARM64, "v2.2.8")],
-    indirect=["debian_image"],
-    ids=["x86-64", "arm64"],
+    ("arch", "version"), [(Arch.X86_64, KEEPALIVED), (Arch.ARM64, "v2.2.8")], ids=["real", "arm64"]
 )
 def test_keepalived_is_compiled_in_a_container(
-    debian_image: str, arch: Arch, version: str, upstream: Upstream, tmp_path: Path
+    arch: Arch, version: str, container_image: Callable[[Arch], str], upstream: Upstream, tmp_path: Path
 ) -> None:
-    made = build_recipe(upstream, tmp_path, "keepalived", arch, version, image=debian_image)
-    libraries = texts(*(f"/usr/lib/keepalived/{name}" for name in KEEPALIVED_LIBRARIES))
-    own = texts(f"{UNITS}/keepalived.service", "/usr/lib/tmpfiles.d/keepalived.conf") | upheld("keepalived.service")
-    compiled = libraries if version == KEEPALIVED else {}
-    tree = check(made, programs("/usr/bin", "keepalived") | compiled | own, tmp_path)
+    made = build_recipe(upstream, tmp_path, "keepalived", arch, version, image=container_image(arch))
+    contents = programs("/usr/bin", "keepalived") | upheld("keepalived.service")
+    contents |= texts(f"{UNITS}/keepalived.service", "/usr/lib/tmpfiles.d/keepalived.conf")
     if version == KEEPALIVED:
-        # Only glibc is the system's.
-        program = tree / "usr/bin/keepalived"
-        needs = run(["readelf", "--dynamic", program]).text
-        assert "RPATH" in needs and "[/usr/lib/keepalived]" in needs
+        contents |= {"/usr/bin/genhash": "keepalived"}
+        contents |= texts(*(f"/usr/lib/keepalived/{name}" for name in KEEPALIVED_LIBRARIES))
+    tree = check(made, contents, tmp_path)
+    if version == KEEPALIVED:
+        needs = run(["readelf", "--dynamic", tree / "usr/bin/keepalived"]).text
+        assert "Library rpath: [/usr/lib/keepalived]" in needs
+
+
+@pytest.mark.parametrize(
+    ("variant", "contents", "findings"),
+    [("docker-only", DOCKER, {"docker-conflict"}), ("containerd-only", CONTAINERD, {"containerd-conflict"})],
+)
+def test_docker_comes_in_halves(
+    variant: str, contents: dict[str, str], findings: set[str], upstream: Upstream, tmp_path: Path
+) -> None:
+    made = build_recipe(upstream, tmp_path, "docker", Arch.ARM64, variant=variant)
+    assert listing(made.path) == contents
+    assert findings <= {finding.code for finding in made.findings()}
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "gone", "added"),
+    [("ollama", "v0.13.5", {}, {}), ("wasmcloud", "v2.0.0", WASMCLOUD_HOST, programs("/usr/bin", "wash"))],
+    ids=["ollama-as-tgz", "wasmcloud-is-wash"],
+)
+def test_versions_that_upstream_publishes_in_another_way(
+    name: str, version: str, gone: dict[str, str], added: dict[str, str], upstream: Upstream, tmp_path: Path
+) -> None:
+    made = build_recipe(upstream, tmp_path, name, Arch.ARM64, version)
+    assert listing(made.path) == {path: kind for path, kind in CONTENTS[name].items() if path not in gone} | added
+
+
+LATEST = {
+    "crio": ["v1.37.1", "v1.36.1", "v1.35.1", "v1.30.1"],
+    "docker": ["28.0.4"],
+    "docker-compose": ["2.40.3"],
+    "k3s": ["v1.37.1+k3s2", "v1.36.1+k3s1", "v1.35.1+k3s1", "v1.30.1+k3s1"],
+    "keepalived": ["v2.3.4"],
+    "kubernetes": ["v1.37.1", "v1.36.1", "v1.35.1", "v1.30.1"],
+    "nvidia-runtime": ["v1.18.0"],
+    "ollama": ["v0.14.1"],
+    "rke2": ["v1.37.1+rke2r1", "v1.36.1+rke2r1", "v1.35.1+rke2r1", "v1.30.1+rke2r1"],
+    "tailscale": ["v1.90.6"],
+    "wasmcloud": ["v1.9.1"],
+    "wasmtime": ["v49.0.4"],
+}
+"""What the mirror's newest versions are: no release candidates, and of Kubernetes one for each minor that is alive."""
+
+
+def test_the_newest_versions_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    # A mirror of its own, in which no other test has put other versions.
+    with serve(folder) as upstream:
+        for name in LATEST:
+            upstream.add(name, Arch.ARM64)
+        with services(upstream, tmp_path) as opened:
+            catalogue = Catalogue(opened, opened.rewrites, opened.recipes)
+            assert {name: catalogue.latest(opened.recipes[name]) for name in LATEST} == LATEST

@@ -181,7 +181,7 @@ def _release(repo: str, tag: Path) -> dict[str, object]:
         }
         for asset in sorted(tag.iterdir())
     ]
-    prerelease = bool(re.search(r"-(alpha|beta|rc|pre)", tag.name))
+    prerelease = bool(re.search(r"-(alpha|beta|rc|pre)", tag.name, re.IGNORECASE))
     return {"tag_name": tag.name, "name": tag.name, "draft": False, "prerelease": prerelease, "assets": assets}
 
 
