@@ -22,7 +22,6 @@ SYSTEM_PROGRAMS = (
     "chmod", "cp", "kill", "ln", "mkdir", "modprobe", "rm", "rsync", "sh", "systemctl", "systemd-sysusers",
     "systemd-tmpfiles", "test", "touch",
 )  # fmt: skip
-UNIT_SUFFIXES = (".mount", ".path", ".service", ".slice", ".socket", ".target", ".timer")
 UNIT_FOLDERS = ("usr/lib/systemd/system", "usr/local/lib/systemd/system")
 UNIT_SUFFIXES = (".service", ".socket", ".timer", ".path", ".mount", ".target", ".slice")
 
