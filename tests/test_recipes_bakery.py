@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recipe_builds import build_recipe
+from recipe_builds import build_recipe, services
 from recipe_checks import check, listing, programs, texts, unpack, upheld
-from upstream import Upstream
-from upstream_more import BIRD, CHRONY, LLAMAEDGE_WASMEDGE
+from upstream import Upstream, serve
+from upstream_more import LLAMAEDGE_WASMEDGE
 from upstream_seed import CNI, CNI_PLUGINS
 
 from baker.model import Arch
+from baker.recipe.versions import Catalogue
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 UNITS = "/usr/lib/systemd/system"
@@ -77,7 +78,6 @@ CONTENTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 PARAMETERS = {"llamaedge": {"wasmedge": LLAMAEDGE_WASMEDGE}}
 COMPILED = ("bird", "chrony", "haproxy", "scx")
-REAL_SOURCES = {"bird": BIRD, "chrony": CHRONY}
 OTHER_VERSIONS = {"bird": "2.17.1", "chrony": "4.6.1"}
 """Versions for which there are only stand-ins for the sources."""
 KNOWN_FINDINGS = {"containerd": {"containerd-conflict"}, "kata-containers": {"opt-read-only"}}
@@ -183,3 +183,43 @@ def test_scx_runs_the_scheduler_of_ones_choice(
     )
     tree = unpack(made.path, tmp_path / "tree")
     assert "\nSCX_SCHEDULER=scx_lavd\n" in (tree / "usr/share/scx/scx").read_text()
+
+
+LATEST = {
+    "bird": ["3.1.2"],
+    "btop": ["1.4.3"],
+    "chrony": ["4.7"],
+    "cilium": ["v0.18.3"],
+    "cloud-hypervisor": ["v46.0"],
+    "coder": ["v2.22.1"],
+    "consul": ["1.21.1"],
+    "containerd": ["2.1.4", "2.0.6", "1.7.28", "1.6.20"],
+    "dataplaneapi": ["v3.1.4"],
+    "docker-buildx": ["0.24.0"],
+    "falco": ["0.41.0"],
+    "haproxy": ["3.2.1"],
+    "ig": ["v0.40.0"],
+    "kata-containers": ["3.17.0"],
+    "llamaedge": ["0.18.5"],
+    "nebula": ["v1.6.1"],
+    "nerdctl": ["v2.1.2"],
+    "nomad": ["1.10.1"],
+    "opkssh": ["v0.7.0"],
+    "scx": ["v1.0.13"],
+    "tilde": ["1.1.2"],
+    "vault": ["1.19.5"],
+    "wasmedge": ["0.14.1"],
+}
+"""What the mirror's newest versions are."""
+
+
+def test_the_newest_versions_are_found(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    # A mirror of its own: other tests add versions to theirs.
+    with serve(tmp_path / "mirror") as upstream:
+        for name in LATEST:
+            for arch in Arch:
+                upstream.add(name, arch)
+        with services(upstream, tmp_path) as opened:
+            catalogue = Catalogue(opened, opened.rewrites, opened.recipes)
+            assert {name: catalogue.latest(opened.recipes[name]) for name in LATEST} == LATEST

@@ -307,3 +307,17 @@ def scx(site: Site, version: str, arch: Arch) -> None:
     own = {f"scx-{bare}/Cargo.lock": "version = 4\n"}
     site.archive(url, {**own, **_sources("scx", bare, "scx_bpfland", "scx_lavd")})
     site.releases("sched-ext/scx", version, "v1.0.12")
+
+
+@provides("btop", "1.4.3")
+def btop(site: Site, version: str, arch: Arch) -> None:
+    """The page that lists Alpine's packages."""
+    names = (f"btop-{version}-r0.apk", f"btop-doc-{version}-r0.apk", "btrbk-0.32.6-r2.apk")
+    rows = "".join(f'<a href="{name}">{name}</a>\n' for name in names)
+    site.put(f"https://dl-cdn.alpinelinux.org/alpine/v3.22/community/{UNAME[arch]}/", f"<pre>{rows}</pre>")
+
+
+@provides("tilde", "1.1.2")
+def tilde(site: Site, version: str, arch: Arch) -> None:
+    """The page about Debian's package."""
+    site.put("https://packages.debian.org/bookworm/tilde", f"<h1>Package: tilde ({version}-1+b1)</h1>")
