@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from baker.recipe.steps import Build, Unpacked, fill
 from baker.recipe.tree import Tree
 from baker.recipe.verdict import judge
 from baker.services import Services
-from baker.sparse import clone, file_sha256
+from baker.sparse import clone
 from baker.survey.report import lint_image
 from baker.sysext import Finding, lint, read_sysext
 
@@ -84,13 +84,14 @@ def build(request: RecipeBuild, services: Services, work: Path) -> Built:
         return Built(cached[1], sysext, request, inputs, tool, key, True)
     image = work / request.file_name
     _make(request, inputs, image, services, work)
-    _refuse_fatal(request, image)
-    record = Record(request.file_name, "", image.stat().st_size, file_sha256(image))
+    sysext = read_sysext(image, request.component)
+    _refuse_fatal(request, sysext)
+    record = Record(request.file_name, "", sysext.size, sysext.sha256)
     # An image of a container is pinned as it is used: what is known now counts.
     key = _key(request, inputs, tool, image_digest(request, services))
     identity = ("recipe", key)
     path = services.cache.publish(identity, record, _to_cache(image, services.cache.partial(identity)))
-    return Built(path, read_sysext(path, request.component), request, inputs, tool, key, False)
+    return Built(path, replace(sysext, path=path), request, inputs, tool, key, False)
 
 
 def _key(request: RecipeBuild, inputs: Sequence[Input], tool: str, container: str) -> str:
@@ -144,9 +145,9 @@ def _unpack(inputs: Sequence[Input], folder: Path) -> dict[str, list[Unpacked]]:
     return found
 
 
-def _refuse_fatal(request: RecipeBuild, image: Path) -> None:
+def _refuse_fatal(request: RecipeBuild, sysext: Sysext) -> None:
     """The image must pass the lint that a bake would put it to."""
-    for finding in lint(read_sysext(image, request.component), request.arch, None):
+    for finding in lint(sysext, request.arch, None):
         if finding.fatal:
             raise ImageError(f"{request.recipe.path}: {finding.message}", finding.hint)
 

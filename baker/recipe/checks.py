@@ -76,7 +76,7 @@ def _check_variants(recipe: Recipe) -> None:
         for kind in (recipe.installs, recipe.symlinks, recipe.generates, recipe.edits, recipe.removes, recipe.upholds)
         for entry in kind
     ]
-    for words, place in [*limited, *((variant.conflicts, variant.where) for variant in recipe.variants)]:
+    for words, place in limited:
         for word in words:
             if word not in names:
                 raise UsageError(f"{place}: there is no variant {word!r}.", suggest(word, names))

@@ -338,7 +338,7 @@ def read_variant(name: str, table: LineTable) -> Variant:
     variant = Variant(
         plain_name(name, "the name of a variant", table.place()), table.take("description", str, ""),
         _paths(table, "drop", ()), table.strings("drop_uphold", ()), _texts(table, "env"),
-        table.strings("conflicts", ()), table.place(),
+        table.place(),
     )  # fmt: skip
     table.done()
     return variant

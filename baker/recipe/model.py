@@ -221,7 +221,6 @@ class Variant:
     """Units that are not upheld."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables and the values that choose this variant."""
-    conflicts: tuple[str, ...] = ()
     where: str = field(default="", compare=False)
 
 
