@@ -9,7 +9,7 @@ from baker.recipe.globs import covers, kept, matches
 from baker.recipe.load import load_recipe
 from baker.recipe.order import minor_of, version_key
 from baker.recipe.words import Scope, UnknownWord, expand
-from recipes import write_recipe
+from recipes import RECIPE, write_recipe
 
 
 def test_versions_sort_as_people_mean():
@@ -71,6 +71,14 @@ def test_versions_come_into_the_form_of_the_recipe(said, canonical, tmp_path):
 def test_what_is_no_version(said, tmp_path):
     with pytest.raises(UsageError, match="is no version of tool"):
         load_recipe(write_recipe(tmp_path)).canonical(said)
+
+
+@pytest.mark.parametrize("said", ["../x", "a/b", ".x", "a b"])
+def test_a_version_can_be_part_of_a_file_name_whatever_the_recipe_allows(said, tmp_path):
+    lax = RECIPE.replace("""form = "v"\nmatch = '^v\\d+\\.\\d+\\.\\d+$'""", 'form = "any"\nmatch = ".*"')
+    assert lax != RECIPE
+    with pytest.raises(UsageError, match="is no version of tool"):
+        load_recipe(write_recipe(tmp_path, lax)).canonical(said)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from baker.model import Arch
 from baker.recipe.conditions import ALWAYS, Condition
 
 EXECUTABLE, PLAIN = 0o755, 0o644
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
 
 @dataclass(frozen=True)
@@ -353,7 +354,8 @@ class Recipe:
             found = f"v{found}"
         elif self.version.form == "bare" and re.match(r"v\d", found):
             found = found[1:]
-        if not re.fullmatch(self.version.match, found):
+        # Whatever `match` allows, a version becomes part of a file name.
+        if not re.fullmatch(self.version.match, found) or not _VERSION.fullmatch(found):
             like = f" It looks like {self.version.example}." if self.version.example else ""
             raise UsageError(
                 f"{version!r} is no version of {self.name}.",
@@ -367,7 +369,7 @@ class Recipe:
         whole = hashlib.sha256()
         for path in sorted(self.folder.rglob("*")):
             kind = "l" if path.is_symlink() else "d" if path.is_dir() else "x" if os.access(path, os.X_OK) else "f"
-            content = os.readlink(path).encode() if kind == "l" else path.read_bytes() if kind in "fx" else b""
+            content = os.readlink(path).encode() if kind == "l" else path.read_bytes() if path.is_file() else b""
             whole.update(f"{kind} {path.relative_to(self.folder)} {len(content)}\n".encode())
             whole.update(content)
         return whole.hexdigest()
