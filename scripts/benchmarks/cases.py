@@ -11,6 +11,7 @@ from pathlib import Path
 
 from baker.run import find
 from baker.sparse import clone, file_sha256
+from baker.vendor_files import load_vendors
 from benchmarks.checks import check_image
 from benchmarks.fixture import Fixture, bake_environment, small_sysexts
 from benchmarks.measure import Case, Failed, Run, measure, on_disk, repeat
@@ -247,6 +248,43 @@ def vendors(bench: Bench) -> dict[int, Case]:
     _fill_cache(bench)
     sysext = f"payload:{bench.fixture.sysext(60)}"
     return {count: _scaled(bench, "vendors", 1, [sysext], _copies(bench, count)) for count in (1, 2, 4, 8)}
+
+
+def together(bench: Bench) -> dict[str, Case]:
+    """All vendors that the release has what it takes for: in one run, and one after the other; cache warm.
+
+    Images are not compressed, which would take most of the time in either case. `disk` includes all results.
+    """
+    _fill_cache(bench)
+    names = [name for name in load_vendors() if _is_possible(bench, name)]
+    in_one, one_by_one = f"{len(names)} vendors in one run", f"{len(names)} vendors one by one"
+    once = _bake(bench, _uncompressed(bench, ",".join(names)), bench.warm)
+    folder = bench.folder("bake")
+    env = {**bake_environment(bench.fixture, bench.url, bench.warm), "PYTHONPATH": str(HERE.parent.parent)}
+    runs = [
+        measure(
+            [sys.executable, "-m", "baker", "--output-dir", folder / name, *_uncompressed(bench, name)], folder, env
+        )
+        for name in names
+    ]
+    summed = Run(
+        sum(run.seconds for run in runs), sum(run.cpu for run in runs), max(run.memory for run in runs),
+        max(run.disk for run in runs),
+    )  # fmt: skip
+    return {in_one: Case(in_one, [once]), one_by_one: Case(one_by_one, [summed])}
+
+
+def _uncompressed(bench: Bench, vendors: str) -> list[str]:
+    payload = f"payload:{bench.fixture.sysext(60)}"
+    return ["--vendor", vendors, "--base", "generic", "--compress", "none", payload]
+
+
+def _is_possible(bench: Bench, vendor: str) -> bool:
+    try:
+        _bake(bench, ["--plan", *_uncompressed(bench, vendor)], bench.warm)
+    except Failed:
+        return False
+    return True
 
 
 def jobs(bench: Bench) -> dict[int, Case]:

@@ -37,6 +37,7 @@ _TABLES: dict[str, Callable[[cases.Bench], dict[str, Case]]] = {
     "digest": cases.digest,
     "encoders": cases.encoders,
     "backends": cases.backends,
+    "together": cases.together,
 }
 _CURVES: dict[str, Callable[[cases.Bench], dict[int, Case]]] = {
     "sizes": cases.sizes,
