@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from baker.cli import options
+from baker.cli.pack_options import CompressionOption, EpochOption, FormatOption, OverwriteOption
 from baker.cli.recipe_options import (
     LockedSourcesOption,
     MirrorUrlOption,
@@ -30,12 +31,6 @@ _EPILOG = """Examples:
 The same inputs give the same bytes, and a second build comes out of the cache. The variables of the old scripts work
 too: ARCH, FORMAT, SOURCE_DATE_EPOCH, and those of the recipe, such as ONLY_DOCKER=1 or CNI_VERSION=v1.7.1.
 """
-
-
-def _formats() -> list[str]:
-    from baker.pack import FORMATS
-
-    return list(FORMATS)
 
 
 def build(
@@ -77,28 +72,9 @@ def build(
             help="Another name for the sysext and its file.  [default: that of the recipe, or the alias]",
         ),
     ] = "",
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            envvar=["FLATCAR_BAKE_FORMAT", "FORMAT"],
-            autocompletion=_formats,
-            help="squashfs, erofs, ext4, ext2 or btrfs.",
-        ),
-    ] = "squashfs",
-    compression: Annotated[
-        str,
-        typer.Option("--compression", envvar="FLATCAR_BAKE_COMPRESSION", help="A compression that the format has."),
-    ] = "",
-    epoch: Annotated[
-        int,
-        typer.Option(
-            "--epoch",
-            envvar=["FLATCAR_BAKE_EPOCH", "SOURCE_DATE_EPOCH"],
-            metavar="SECONDS",
-            help="Time of everything in the image.",
-        ),
-    ] = 0,
+    format: FormatOption = "",
+    compression: CompressionOption = "",
+    epoch: EpochOption = 0,
     sysupdate: Annotated[
         bool,
         typer.Option(
@@ -133,9 +109,7 @@ def build(
     recipes_lock: RecipesLockOption = None,
     locked_sources: LockedSourcesOption = False,
     cache_dir: options.CacheDirOption = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", envvar="FLATCAR_BAKE_FORCE", help="Overwrite existing files.")
-    ] = False,
+    force: OverwriteOption = False,
     json: options.JsonOption = False,
     progress: options.ProgressOption = options.ProgressMode.AUTO,
     quiet: options.QuietOption = False,
@@ -156,6 +130,7 @@ def build(
 
     machine = arch_from_word(arch)
     assert machine is not None
+    format = format or "squashfs"
     PackOptions(component or name, machine, format, compression=compression, epoch=epoch)  # checks the words
     console = make_console(progress, quiet)
     try:

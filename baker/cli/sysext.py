@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from baker.cli import options
+from baker.cli.pack_options import CompressionOption, EpochOption, FormatOption, OverwriteOption
 from baker.model import Arch
 
 if TYPE_CHECKING:
@@ -32,18 +33,6 @@ the old bake.sh work too: OS, ARCH, RELOAD, FORMAT, SOURCE_DATE_EPOCH; options w
 FilesArgument = Annotated[list[str], typer.Argument(metavar="[NAME:]FILE…", help="Sysext images.")]
 
 
-def _formats() -> list[str]:
-    from baker.pack import FORMATS
-
-    return list(FORMATS)
-
-
-def _compressions(context: typer.Context) -> list[str]:
-    from baker.pack import COMPRESSIONS
-
-    return list(COMPRESSIONS.get(context.params.get("format") or "squashfs", ()))
-
-
 @sysext_app.command("pack", epilog=_PACK_EPILOG)
 def pack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with usr/ (and opt/) in it.")],
@@ -51,15 +40,7 @@ def pack(
         str | None,
         typer.Option("--name", envvar="FLATCAR_BAKE_NAME", help="Name of the sysext.  [default: that of the folder]"),
     ] = None,
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            envvar=["FLATCAR_BAKE_FORMAT", "FORMAT"],
-            autocompletion=_formats,
-            help="squashfs, erofs, ext4, ext2 or btrfs.  [default: squashfs]",
-        ),
-    ] = "",
+    format: FormatOption = "",
     arch: Annotated[
         str,
         typer.Option(
@@ -88,15 +69,7 @@ def pack(
             help="Let systemd load the sysext's units as soon as it is merged.  [default: no-reload]",
         ),
     ] = False,
-    compression: Annotated[
-        str,
-        typer.Option(
-            "--compression",
-            envvar="FLATCAR_BAKE_COMPRESSION",
-            autocompletion=_compressions,
-            help="gzip, zstd, xz, lz4, lzo (squashfs); lz4hc, lz4, none (erofs).  [default: the first]",
-        ),
-    ] = "",
+    compression: CompressionOption = "",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -124,15 +97,7 @@ def pack(
             help="Where new versions will be published.  [default: the bakery]",
         ),
     ] = None,
-    epoch: Annotated[
-        int,
-        typer.Option(
-            "--epoch",
-            envvar=["FLATCAR_BAKE_EPOCH", "SOURCE_DATE_EPOCH"],
-            metavar="SECONDS",
-            help="Time of everything in the image.  [default: 0]",
-        ),
-    ] = 0,
+    epoch: EpochOption = 0,
     keep_modes: Annotated[
         bool,
         typer.Option(
@@ -166,9 +131,7 @@ def pack(
             help="Like --verity, and sign it with this private key and certificate (PEM).",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", envvar="FLATCAR_BAKE_FORCE", help="Overwrite existing files.")
-    ] = False,
+    force: OverwriteOption = False,
     json: options.JsonOption = False,
     progress: options.ProgressOption = options.ProgressMode.AUTO,
     quiet: options.QuietOption = False,
