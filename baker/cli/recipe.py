@@ -12,7 +12,7 @@ from baker.cli.recipe_build import build
 from baker.cli.recipe_options import MirrorUrlOption, RecipesOption, recipe_names
 
 recipe_app = typer.Typer(
-    help="Build sysexts from recipes: docker, kubernetes, wasmtime and more.",
+    help="Build sysexts from recipes, such as docker and wasmtime.",
     no_args_is_help=True, rich_markup_mode=None,
 )  # fmt: skip
 recipe_app.command("build")(build)
