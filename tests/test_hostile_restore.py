@@ -13,8 +13,7 @@ from disks import MIB, make_oem
 from forgeries import rename
 
 from baker import landlock
-from baker.btrfs import _restore
-from baker.btrfs_tree import scan
+from baker.btrfs_tree import restore, scan
 from baker.errors import BakeError, ImageError
 
 ATTACKS = ["link with a folder as its twin", "name that leads up"]
@@ -60,6 +59,6 @@ def test_even_restored_it_stays_inside(attack: tuple[Path, Path], tmp_path: Path
     oem, victim = attack
     victim.unlink()  # the easier case for the attack: nothing to overwrite
     with pytest.raises(BakeError):
-        _restore(oem, tmp_path / "work" / "tree", {})
+        restore(oem, tmp_path / "work" / "tree", {})
     assert list(victim.parent.iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["host", "oem", "oem.tree", "work"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import random
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ from baker.services import Services, Settings
 
 URL = "https://github.com/o/app/releases/download/v1.0.0/app-1.0.0.tgz"
 API = "/api.github.com/repos/o/app/releases/tags/v1.0.0"
-DATA = os.urandom(300_000)
+DATA = random.Random(1).randbytes(300_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 OTHER = "0" * 64
 
