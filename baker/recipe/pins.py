@@ -83,7 +83,7 @@ class PinFile:
             except OSError as error:
                 raise EnvironmentFault(
                     f"{self.path} cannot be written: {error.strerror}.",
-                    "It records what was used for the first time; name a file of your own with --lock-file.",
+                    "It records what was used for the first time; name a file of your own with --recipes-lock.",
                 ) from error
             self._new = {}
 
