@@ -386,7 +386,7 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     os.umask(0o077)
     _call(_libc.unshare, CLONE_NEWNS)
-    # Nothing of ours gets out, but what the host unmounts leaves our copy too: else it would stay busy as long as we live.
+    # Nothing of ours gets out, but what the host unmounts leaves our copy too: it would stay busy as long as we live.
     _call(_libc.mount, "none", "/", None, MS_REC | MS_SLAVE, None)
     session = Session()
     try:

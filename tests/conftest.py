@@ -23,7 +23,6 @@ import upstream_seed  # noqa: F401  the same
 from build_images import base_image
 from standin import cache, main, release
 
-
 _CLONE_NEWNS = 0x20000  # linux/sched.h
 
 
