@@ -386,8 +386,7 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     os.umask(0o077)
     _call(_libc.unshare, CLONE_NEWNS)
-    # Nothing of ours gets out, but what the host unmounts leaves our copy too: it would stay busy as long as we live.
-    _call(_libc.mount, "none", "/", None, MS_REC | MS_SLAVE, None)
+    _call(_libc.mount, "none", "/", None, MS_REC | MS_SLAVE, None)  # what the host unmounts must not stay busy here
     session = Session()
     try:
         session.serve()
