@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from baker.diskless.options import DisklessOptions
 from baker.errors import UsageError
 from baker.lock import Lock
 from baker.model import Arch, InstallTarget
 from baker.sysext import validate_name
 
+OEM_DIRECTORY = "/sysext"
+"""Where sysexts go on OEM unless a folder is asked for."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -72,6 +75,8 @@ class BakeRequest:
     compress: str = ""
     """Compression of finished images: one of vendor.COMPRESSIONS, `none`, or "" for what each platform takes."""
     kernel_args: tuple[str, ...] = ()
+    without_disk: DisklessOptions = field(default_factory=DisklessOptions)
+    """How vendors without a disk are to start."""
     build: bool = False
     """Build NAME@VERSION from its recipe even if the bakery has it."""
 
@@ -144,7 +149,7 @@ def parse_install_to(word: str | None) -> InstallTo:
         raise UsageError(
             f"--install-to {word} names no partition to install to.", "Write root:/opt/extensions or oem:/sysext."
         )
-    directory = directory or ("/opt/extensions" if partition == "root" else "/sysext")
+    directory = directory or ("/opt/extensions" if partition == "root" else OEM_DIRECTORY)
     parts = PurePosixPath(directory).parts
     if not directory.startswith("/") or ".." in parts or not re.fullmatch(r"[A-Za-z0-9._/+@-]+", directory):
         raise UsageError(

@@ -108,7 +108,7 @@ def _write_content(item: Injection, size: int, write: Callable[[bytes], None]) -
         raise ImageError(f"{item.source.name} became shorter while it was read.")
 
 
-def _copy(file: IO[bytes], size: int, write: Callable[[bytes], None]) -> int:
+def _copy(file: IO[bytes], size: int, write: Callable[[bytes], object]) -> int:
     left = size
     while left and (data := file.read(min(left, _CHUNK))):
         stopping.check()
@@ -126,7 +126,7 @@ class Member:
     head: bytes
     stream: IO[bytes]
 
-    def copy(self, write: Callable[[bytes], None]) -> None:
+    def copy(self, write: Callable[[bytes], object]) -> None:
         """Pass on the content; ImageError when it is cut short."""
         if _copy(self.stream, self.size, write) != self.size:
             raise ImageError(f"{self.name} is cut short.")

@@ -321,9 +321,7 @@ class _Writer:
         start, offset = self._folders.add(listing)
         length = len(listing) + 3
         small = length <= 0xFFFF and folder.xattr == _NONE
-        head = _HEAD.pack(
-            _DIR if small else _BIG_DIR, folder.mode, folder.uid, folder.gid, folder.time, folder.number
-        )
+        head = _HEAD.pack(_DIR if small else _BIG_DIR, folder.mode, folder.uid, folder.gid, folder.time, folder.number)
         body = (
             _DIR_BODY.pack(start, folder.links, length, offset, folder.parent)
             if small
