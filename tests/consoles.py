@@ -22,7 +22,7 @@ class Terminal:
         self._machine = machine
         self.said = b""
 
-    def wait(self, words: bytes, seconds: float = 60) -> str:
+    def wait(self, words: bytes, seconds: float = SECONDS) -> str:
         """Wait until the guest has said something; returns what it said since the last wait."""
         assert self._machine.stdout is not None
         deadline = time.monotonic() + seconds

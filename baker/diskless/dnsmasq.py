@@ -73,7 +73,7 @@ def configuration(netboot: Netboot, folder: Path) -> str:
     lines = [
         "# Written by `flatcar-bake pxe serve`.",
         "port=0", f"interface={netboot.interface}", "bind-interfaces", "except-interface=lo", "no-hosts", "no-resolv",
-        "leasefile-ro", "log-dhcp", "enable-tftp", f"tftp-root={folder}", f"dhcp-range={pool}",
+        "leasefile-ro", "enable-tftp", f"tftp-root={folder}", f"dhcp-range={pool}",
         "dhcp-match=set:ipxe,175",
         f"dhcp-boot=tag:ipxe,{netboot.script},,{netboot.address.ip}",
     ]  # fmt: skip
