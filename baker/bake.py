@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from baker.adding import add_to
 from baker.diskless.build import fetch_live
-from baker.diskless.content import installed
+from baker.diskless.content import gather_content, installed
 from baker.gather import fetch_bases, gather_oem, gather_sysexts
 from baker.images import Images, InMemory, make_images
 from baker.job import Job, OpenEditor
@@ -38,9 +39,10 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         bases, live = fetch_bases(job), fetch_live(job)
         version = bases[0].version if bases else live.version if live else ""
         sysexts = gather_sysexts(job, version)
-        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force)
+        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force) if bases else {}
+        placed = add_to(placed, job, version) if bases else {}
         oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, bases).items()}
-        memory = InMemory(live, tuple(sysexts)) if live else None
+        memory = InMemory(live, gather_content(job, sysexts, version)) if live else None
         images = make_images(job, bases, placed.get("ROOT", []), oem, memory)
         manifest = _manifest(job, version, sysexts, images)
         with services.console.step("Publish"):
@@ -66,4 +68,5 @@ def _manifest(job: Job, version: str, sysexts: list[ReadySysext], images: Images
         epoch=plan.epoch, inputs=inputs, sysexts=records,
         decisions=tuple(f"{item.vendor.name}: {item.base} ({item.why})" for item in plan.vendors),
         outputs=(*images.artifacts, sbom), tools=tool_versions(), failures=tuple(images.failures),
+        additions=plan.additions_record(),
     )  # fmt: skip

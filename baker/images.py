@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from baker.bases import PlannedVendor
 from baker.diskless.build import Live, make_diskless
+from baker.diskless.content import Content
 from baker.errors import BakeError, EnvironmentFault, VerificationError
 from baker.finishing import finish_vendor
 from baker.gather import Base
 from baker.job import Job
 from baker.manifest import VendorFailure
 from baker.model import Artifact, Injection
-from baker.placing import ReadySysext
 from baker.run import CommandKilled
 from baker.stages import Stage, StagePlan, open_stage, plan_stages
 
@@ -35,7 +35,7 @@ class InMemory:
     """What the images of machines without a disk are made of."""
 
     live: Live
-    sysexts: tuple[ReadySysext, ...]
+    content: Content
 
 
 def make_images(
@@ -101,7 +101,7 @@ class _Crew:
     def begin_diskless(self, item: PlannedVendor, memory: InMemory | None) -> None:
         """Let a vendor without a disk be worked on."""
         assert memory is not None
-        future = self._pool.submit(make_diskless, self._job, item, memory.live, memory.sysexts)
+        future = self._pool.submit(make_diskless, self._job, item, memory.live, memory.content)
         self._at_work[future] = (None, item)
 
     def wait_until_fewer_than(self, count: int) -> None:

@@ -33,6 +33,7 @@ from baker.manifest import RECORDS
 from baker.model import Arch, InstallTarget, Release
 from baker.oem import check_kernel_arg
 from baker.origins import PlannedSysext, describe_sysext, plan_sysext
+from baker.planned_additions import PlannedAdditions, plan_additions
 from baker.platform import check_platform, enforce, expected_size
 from baker.printable import printable
 from baker.publish import unfinished
@@ -70,6 +71,7 @@ class BakePlan:
     without_disk: DisklessOptions = field(default_factory=DisklessOptions)
     least_memory: int = 0
     """Bytes of memory that machines without a disk need, as far as that is known; 0 for none of them."""
+    additions: PlannedAdditions = field(default_factory=PlannedAdditions)
 
     @property
     def disks(self) -> tuple[PlannedVendor, ...]:
@@ -115,6 +117,7 @@ class BakePlan:
             "compress": self.compress,
             "kernel_args": list(self.kernel_args),
             **({"split": self.without_disk.split, "serial": self.without_disk.serial} if self.diskless else {}),
+            **({"additions": facts} if (facts := self.additions.facts()) else {}),
         }  # fmt: skip
 
     @cached_property
@@ -138,7 +141,13 @@ class BakePlan:
             "backend_why": self.backend_why,
             "output_dir": str(self.output_dir),
             "allow": list(self.allow),
+            **({"additions": record} if (record := self.additions.as_dict()) else {}),
         }  # fmt: skip
+
+    def additions_record(self) -> dict[str, Any]:
+        """What was baked besides sysexts, for the manifest."""
+        more = {"kernel_args": list(self.kernel_args), "updates": self.updates}
+        return self.additions.as_dict() | {key: value for key, value in more.items() if value}
 
 
 def make_plan(request: BakeRequest, services: Services) -> BakePlan:
@@ -165,15 +174,16 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     version = release.version if release else None
     backend, backend_why = _backend(request.backend, services)
     planned = _sources(vendors, request, release, services)
-    sysexts = (plan_sysext(item, request, version, services) for item in request.sysexts)
+    sysexts = settle_sysexts((plan_sysext(item, request, version, services) for item in request.sysexts), planned)
     plan = BakePlan(
-        release=release, arch=request.arch, image=request.image,
-        sysexts=settle_sysexts(sysexts, planned), vendors=planned,
+        release=release, arch=request.arch, image=request.image, sysexts=sysexts, vendors=planned,
         install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
         allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
         jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
         lock=lock, compress=request.compress, kernel_args=request.kernel_args,
         without_disk=request.without_disk, least_memory=least_memory(planned, request, release, services),
+        additions=plan_additions(request.additions, release, version or "", sysexts, request.install_to, services,
+                                 in_memory=all(vendor.diskless for vendor in vendors)),
     )  # fmt: skip
     if lock is not None:
         lock.check_plan(plan)
@@ -319,7 +329,7 @@ def describe(plan: BakePlan) -> str:
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
     if plan.kernel_args:
         lines.append(f"  kernel     {' '.join(plan.kernel_args)}")
-    lines += describe_diskless(plan)
+    lines += [*describe_diskless(plan), *plan.additions.describe()]
     if plan.disks:
         lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
     return "\n".join(map(printable, lines))

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from subprocess import DEVNULL
 
+from baker.adding import add_to
+from baker.diskless.routes import usr_image
 from baker.errors import ImageError
-from baker.ignition import BASE_PATH, base_config
-from baker.model import Injection, Node
-from baker.placing import ReadySysext, oem_mount
+from baker.job import Job
+from baker.model import Injection, InstallTarget, Node
+from baker.official import gather_official
+from baker.placing import ReadySysext, oem_mount, place
 from baker.readers import Squashfs
+from baker.request import InstallTo
 from baker.run import Bounds, spawn
 from baker.sparse import file_sha256
 
 OEM = "/usr/share/oem"
 """Where the initrd looks for OEM content in the initramfs, whatever the release mounts OEM at later."""
-_IMAGES, _LINKS = "/share/flatcar/sysext", "/share/flatcar/etc/extensions"
+_LINKS = "/share/flatcar/etc/extensions"
 _DEV_NULL = "/dev/null"
 
 
-def usr_image(name: str) -> str:
-    """Where /usr has a sysext, within its squashfs."""
-    return f"{_IMAGES}/{name}.raw"
+@dataclass(frozen=True)
+class Content:
+    """What machines without a disk get: by the route oem files of the initramfs, by the route usr files of /usr."""
+
+    oem: tuple[Injection, ...] = ()
+    usr: tuple[Injection, ...] = ()
 
 
 def installed(route: str, item: ReadySysext, directory: str, version: str) -> str:
@@ -34,32 +42,42 @@ def installed(route: str, item: ReadySysext, directory: str, version: str) -> st
     return f"{oem_mount(version)}{directory}/{item.file_name}"
 
 
-def oem_content(sysexts: Sequence[ReadySysext], directory: str, version: str) -> list[Injection]:
-    """The files of the second cpio: the sysexts in the folder `directory` of OEM, and the base config that links them.
+def gather_content(job: Job, sysexts: Sequence[ReadySysext], version: str) -> Content:
+    """Everything that the plan has for machines without a disk.
 
-    A sysupdate config has no use: what it would bring is gone with the next start.
+    Without sysupdate configs: what they would bring is gone with the next start.
     """
-    files = [Injection(f"{OEM}{directory}/{item.file_name}", source=item.sysext.path) for item in sysexts]
-    links = {f"/etc/extensions/{item.sysext.name}.raw": installed("oem", item, directory, version) for item in sysexts}
-    links |= {f"/etc/extensions/{name}.raw": _DEV_NULL for name in _builtins(sysexts)}
-    return [*files, Injection(f"{OEM}{BASE_PATH}", content=base_config(links))]
+    official = _official(job)
+    if job.plan.diskless[0].base == "usr":
+        images = {item.sysext.name: item.sysext.path for item in sysexts} | official
+        off = {name for item in sysexts for name in item.builtins}
+        off |= {f"{name}-flatcar" for name in job.plan.additions.disabled_builtins}
+        return Content(usr=tuple(_usr_files(images, off)))
+    target = InstallTo(InstallTarget.OEM, job.plan.oem_directory, per_name=False)
+    placed = place([replace(item, config=None) for item in sysexts], target, version, updates=False, replace=False)
+    for name, path in official.items():
+        file = target.path(name, f"{name}.raw")
+        placed.setdefault("OEM", []).append(Injection(file, source=path))
+        link = Injection(f"/etc/extensions/{name}.raw", mode=0o777, symlink=oem_mount(version) + file)
+        placed.setdefault("ROOT", []).append(link)
+    added = add_to(placed, job, version, in_memory=True)
+    return Content(oem=tuple(replace(item, path=OEM + item.path) for item in added.get("OEM", ())))
 
 
-def usr_content(sysexts: Sequence[ReadySysext]) -> list[Injection]:
-    """The files to add to the squashfs with /usr, placed as the built-in sysexts are."""
-    files = []
-    for item in sysexts:
-        name = f"{item.sysext.name}.raw"
-        files += [
-            Injection(f"{_IMAGES}/{name}", source=item.sysext.path),
-            Injection(f"{_LINKS}/{name}", symlink=f"/usr{_IMAGES}/{name}"),
-        ]
-    return files + [Injection(f"{_LINKS}/{name}.raw", symlink=_DEV_NULL, replace=True) for name in _builtins(sysexts)]
+def _official(job: Job) -> dict[str, Path]:
+    """The official sysexts by the name of their link. Nothing needs to keep them in step with the system here."""
+    files = {item.path: item.source for item in gather_official(job)}
+    found = {f"flatcar-{item.name}": files[item.installed] for item in job.plan.additions.official}
+    return {name: path for name, path in found.items() if path is not None}
 
 
-def _builtins(sysexts: Iterable[ReadySysext]) -> list[str]:
-    """Flatcar's own sysexts that are to be off."""
-    return sorted({name for item in sysexts for name in item.builtins})
+def _usr_files(images: dict[str, Path], off: set[str]) -> list[Injection]:
+    """The files to add to the squashfs with /usr, placed as the built-in sysexts are, and links that turn some off."""
+    files = [Injection(usr_image(name), source=path) for name, path in images.items()]
+    links = {name: f"/usr{usr_image(name)}" for name in images} | dict.fromkeys(off, _DEV_NULL)
+    return files + [
+        Injection(f"{_LINKS}/{name}.raw", symlink=link, replace=name in off) for name, link in sorted(links.items())
+    ]
 
 
 def check_usr(before: Path, after: Path, added: Sequence[Injection]) -> None:

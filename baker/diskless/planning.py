@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from baker.diskless import iso
-from baker.diskless.content import usr_image
-from baker.diskless.routes import DOCUMENTED, check_memory, memory_needed
+from baker.diskless.routes import DOCUMENTED, check_memory, memory_needed, usr_image
 from baker.errors import UsageError
 from baker.model import InstallTarget
 
@@ -60,7 +59,17 @@ def _local_sizes(request: BakeRequest) -> list[int]:
 
 def check_sources(planned: Iterable[PlannedVendor], request: BakeRequest) -> None:
     """Refuse what does not go with the route that was chosen."""
+    additions = request.additions
     for item in planned:
+        if (
+            item.vendor.diskless
+            and item.base == "usr"
+            and any((additions.files, additions.ignition, additions.ignition_base))
+        ):
+            raise UsageError(
+                f"{item.vendor.name}: only sysexts can go into /usr, no files and no Ignition: {item.why}.",
+                "Ignition can come from the kernel command line: --kernel-arg ignition.config.url=URL.",
+            )
         if item.vendor.diskless and item.vendor.diskless.split and item.base == "usr":
             raise UsageError(
                 "--pxe-split keeps the extensions in a cpio of their own, and here they go into /usr: "

@@ -62,6 +62,11 @@ class Route:
     why: str
 
 
+def usr_image(name: str) -> str:
+    """Where the route usr puts a sysext, within the squashfs of /usr."""
+    return f"/share/flatcar/sysext/{name}.raw"
+
+
 def choose_route(release: Release, wanted: str = "auto") -> Route:
     """The route for a release; `wanted` is auto, oem or usr. UsageError names a release that works where none does."""
     fault = _fault(release)
