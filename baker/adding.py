@@ -27,8 +27,8 @@ def add_to(
 
     For machines without a disk (`in_memory`) ROOT is made by the base config at every start, and official sysexts are
     among what is placed. Else fetches those. `version` is the release inside the image, "" where it is not known: one
-    of the user's own shows it only now. VerificationError for a file that changed since the plan, UsageError for what cannot
-    survive a reset.
+    of the user's own shows it only now. VerificationError for a file that changed since the plan, UsageError for what
+    cannot survive a reset.
     """
     plan = job.plan.additions
     check_additions(plan, version)

@@ -10,6 +10,7 @@ and fs/squashfs/squashfs_fs.h of Linux.
 from __future__ import annotations
 
 import lzma
+import os
 import stat
 import struct
 import zlib
@@ -113,7 +114,7 @@ class _Table:
     def __init__(self, file: IO[bytes], start: int, end: int, unpack: Callable[[bytes], bytes]) -> None:
         if not 0 < end - start <= _MAX_TABLE:
             raise ValueError("a table has no sensible size")
-        file.seek(start)
+        _seek(file, start)
         self.raw = file.read(end - start)
         self._unpack = unpack
         self._known: dict[int, tuple[bytes, int]] = {}
@@ -223,7 +224,7 @@ class _Writer:
         count = -(-size // _METADATA)
         if not 0 < size <= _MAX_TABLE:
             raise ValueError("a table has no sensible size")
-        self._old.seek(start)
+        _seek(self._old, start)
         return struct.unpack(f"<{count}Q", self._old.read(8 * count))
 
     def add(self, files: Iterable[Injection]) -> None:
@@ -364,7 +365,7 @@ class _Writer:
         """Copy a table and its array of positions; returns where the array is now."""
         pointers = self._pointers[name]
         shift = self._new.tell() - pointers[0]
-        self._old.seek(pointers[0])
+        _seek(self._old, pointers[0])
         _copy(self._old, self._new, start - pointers[0])
         here = self._new.tell()
         self._new.write(struct.pack(f"<{len(pointers)}Q", *(pointer + shift for pointer in pointers)))
@@ -372,11 +373,11 @@ class _Writer:
 
     def _move_xattrs(self, start: int) -> int:
         """The same for extended attributes: keys and values, then a table that leads to them."""
-        self._old.seek(start)
+        _seek(self._old, start)
         first, count, unused = struct.unpack("<QII", self._old.read(16))
         pointers = self._index(start + 16, count * 16)
         shift = self._new.tell() - first
-        self._old.seek(first)
+        _seek(self._old, first)
         _copy(self._old, self._new, start - first)
         here = self._new.tell()
         moved = (pointer + shift for pointer in pointers)
@@ -424,6 +425,12 @@ def _listing(entries: Iterable[_Entry]) -> bytes:
         run_.append(entry)
     close()
     return bytes(listing)
+
+
+def _seek(file: IO[bytes], position: int) -> None:
+    if position > os.fstat(file.fileno()).st_size:
+        raise ValueError("a reference leads out of the image")
+    file.seek(position)
 
 
 def _copy(old: IO[bytes], new: IO[bytes], size: int) -> None:
