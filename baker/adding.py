@@ -20,33 +20,39 @@ _LARGEST_IN_BASE = 64 << 10
 """The largest file in bytes that a base config carries: the initrd copies it into memory at every first boot."""
 
 
-def add_to(placed: Mapping[str, list[Injection]], job: Job, version: str) -> dict[str, list[Injection]]:
+def add_to(
+    placed: Mapping[str, list[Injection]], job: Job, version: str, in_memory: bool = False
+) -> dict[str, list[Injection]]:
     """What goes where, by partition label: what is `placed` already, and the plan's additions.
 
-    Fetches the official sysexts. `version` is the release inside the image, "" where it is not known: one of the
-    user's own shows it only now. VerificationError for a file that changed since the plan, UsageError for what cannot
-    survive a reset.
+    For machines without a disk (`in_memory`) ROOT is made by the base config at every start, and official sysexts are
+    among what is placed. Else fetches those. `version` is the release inside the image, "" where it is not known: one
+    of the user's own shows it only now. VerificationError for a file that changed since the plan, UsageError for what
+    cannot survive a reset.
     """
     plan = job.plan.additions
     check_additions(plan, version)
     root, oem = list(placed.get("ROOT", ())), list(placed.get("OEM", ()))
     for number, item in enumerate(plan.files):
-        (root if item.request.partition.label == "ROOT" else oem).append(_file(job, item, number))
+        (root if item.request.partition.label == "ROOT" else oem).append(
+            _file(job, item, f"{number}{'-memory' * in_memory}")
+        )
     there = {item.path for item in root}
     off = (f"/etc/extensions/{name}-flatcar.raw" for name in plan.disabled_builtins)
     root += [Injection(path, mode=0o777, symlink="/dev/null", replace=True) for path in off if path not in there]
-    root += gather_official(job)
+    by_config = plan.survive_reset or in_memory
+    root += [] if in_memory else gather_official(job)
     if plan.ignition is not None:
         # It may hold secrets, and everybody can read /oem otherwise.
         oem.append(Injection(CONFIG_PATH, mode=0o600, content=plan.ignition.data, replace=job.plan.force))
-    base = _base(root if plan.survive_reset else (), plan.ignition_base)
+    base = _base(root if by_config else (), plan.ignition_base)
     if base is not None:
         oem.append(Injection(BASE_PATH, mode=0o600 if plan.ignition_base else 0o644, content=base, replace=True))
-    all_of_it = {"ROOT": [] if plan.survive_reset else root, "OEM": oem}
+    all_of_it = {"ROOT": [] if by_config else root, "OEM": oem}
     return {label: sorted(items, key=lambda item: item.path) for label, items in all_of_it.items() if items}
 
 
-def _file(job: Job, item: PlannedFile, number: int) -> Injection:
+def _file(job: Job, item: PlannedFile, number: str) -> Injection:
     """A copy of the file, for nobody else writes to that."""
     copy = job.work / f"added-{number}"
     clone(item.request.source, copy)
@@ -72,8 +78,8 @@ def _base(root: Sequence[Injection], own: IgnitionConfig | None) -> bytes | None
 def _content(item: Injection) -> bytes:
     if item.size > _LARGEST_IN_BASE:
         raise UsageError(
-            f"{item.path} is too large to survive a reset: it has {item.size} bytes, and a base config carries "
-            f"{_LARGEST_IN_BASE}.",
+            f"{item.path} is too large to survive a reset, or for a machine without a disk: it has {item.size} bytes, "
+            f"and the base config that makes it carries {_LARGEST_IN_BASE}.",
             f"Put it on the OEM partition, for example at oem:{item.path}.",
         )
     return item.source.read_bytes() if item.source is not None else item.content or b""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from baker.adding import add_to
+from baker.diskless.build import fetch_live
+from baker.diskless.content import gather_content, installed
 from baker.gather import fetch_bases, gather_oem, gather_sysexts
-from baker.images import Images, make_images
+from baker.images import Images, InMemory, make_images
 from baker.job import Job, OpenEditor
 from baker.manifest import SBOM_NAME, BakeManifest, sysext_record, tool_versions, write_records
 from baker.placing import ReadySysext, place
@@ -34,12 +36,14 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
             services.console.note(f"the work folder is kept: {work} ({LOG_NAME} in it has every command)")
         job = Job(plan, services, open_editor, work)
         job.out.mkdir()
-        bases = fetch_bases(job)
-        version = bases[0].version
+        bases, live = fetch_bases(job), fetch_live(job)
+        version = bases[0].version if bases else live.version if live else ""
         sysexts = gather_sysexts(job, version)
-        placed = add_to(place(sysexts, plan.install_to, version, plan.updates, plan.force), job, version)
+        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force) if bases else {}
+        placed = add_to(placed, job, version) if bases else {}
         oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, bases).items()}
-        images = make_images(job, bases, placed.get("ROOT", []), oem)
+        memory = InMemory(live, gather_content(job, sysexts, version)) if live else None
+        images = make_images(job, bases, placed.get("ROOT", []), oem, memory)
         manifest = _manifest(job, version, sysexts, images)
         with services.console.step("Publish"):
             finished = [item.path for item in manifest.outputs] + write_records(job.out, manifest)
@@ -52,7 +56,11 @@ def _manifest(job: Job, version: str, sysexts: list[ReadySysext], images: Images
     plan = job.plan
     # Vendors may share an input; side by side, they come to it in any order.
     inputs = tuple(item for _, item in sorted({(item["kind"], item["name"]): item for item in job.inputs}.items()))
-    records = tuple(sysext_record(item, plan.install_to) for item in sysexts)
+    route = plan.diskless[0].base if plan.diskless else ""
+    paths = {item.sysext.name: installed(route, item, plan.oem_directory, version) for item in sysexts if route}
+    records = tuple(
+        sysext_record(item, plan.install_to, paths.get(item.sysext.name, ""), bool(plan.disks)) for item in sysexts
+    )
     sbom = write_sbom(job.out / SBOM_NAME, plan, version, inputs, records, images.artifacts)
     return BakeManifest(
         plan_id=plan.id, version=version, channel=plan.release.channel if plan.release else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baker.diskless.routes import choose_route
 from baker.errors import UsageError
 from baker.model import Release
 from baker.services import Services
@@ -16,7 +17,10 @@ _ONLY_PUBLISHED = "its OEM files exist in published images alone"
 
 @dataclass(frozen=True)
 class PlannedVendor:
-    """A vendor and the image its own is made from. `base` is `generic`, `published` or `image`."""
+    """A vendor and the image its own is made from. `base` is `generic`, `published` or `image`.
+
+    For a vendor without a disk `base` is the route of the extensions, see `diskless/routes.py`.
+    """
 
     vendor: Vendor
     base: str
@@ -24,13 +28,18 @@ class PlannedVendor:
     why: str
 
 
-def choose_source(vendor: Vendor, base: str, count: int, release: Release, services: Services) -> PlannedVendor:
-    """What one of `count` vendors is made from, for `base` auto, generic or published.
+def choose_source(
+    vendor: Vendor, base: str, count: int, release: Release, services: Services, route: str = "auto"
+) -> PlannedVendor:
+    """What one of `count` vendors is made from, for `base` auto, generic or published; `route` if it needs no disk.
 
     Asks the release server which files exist. UsageError when nothing fits, saying why.
     """
     # The server is asked only for what the answer depends on, so that a full cache needs no server at all.
     vendor = vendor.at(release.version)
+    if vendor.diskless is not None:
+        chosen = choose_route(release, route)
+        return PlannedVendor(vendor, chosen.name, vendor.diskless.cpio, chosen.why)
     if vendor.oem is None:
         return PlannedVendor(vendor, "generic", GENERIC_IMAGE, "the vendor has no OEM content")
     if base != "generic" and (base == "published" or count == 1 or vendor.published_only):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from baker.diskless.routes import ROUTES
 from baker.errors import UsageError
 from baker.model import Arch
 from baker.schema import Table, load_toml, suggest
@@ -50,6 +51,10 @@ class BakeFile:
     recipes: tuple[Path, ...] | None = None
     mirror_urls: tuple[str, ...] | None = None
     recipes_lock: Path | None = None
+    pxe_route: str | None = None
+    pxe_split: bool | None = None
+    ram: str | None = None
+    serial: str | None = None
     files: tuple[str, ...] | None = None
     ignition: Path | None = None
     ignition_base: Path | None = None
@@ -83,6 +88,8 @@ class _Reader:
             compress=self._choice("compress", (*COMPRESSIONS, "none")), kernel_args=self._strings("kernel_args"),
             build=self._optional("build", bool), recipes=self._folders("recipes"),
             mirror_urls=self._strings("mirror_urls"), recipes_lock=self._path("recipes_lock"),
+            pxe_route=self._choice("pxe_route", ("auto", *ROUTES)), pxe_split=self._optional("pxe_split", bool),
+            ram=self._optional("ram", str), serial=self._optional("serial", str),
             files=self._files(), ignition=self._path("ignition"), ignition_base=self._path("ignition_base"),
             disable_builtins=self._strings("disable_builtins"), official_sysexts=self._strings("official_sysexts"),
             survive_reset=self._optional("survive_reset", bool),

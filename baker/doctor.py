@@ -45,10 +45,13 @@ _JOBS = {
     "git": "lists versions of some recipes", "podman": "builds some recipes from source",
     "mksquashfs": "packs sysexts", "mkfs.erofs": "packs EROFS sysexts", "mke2fs": "packs ext4 and ext2 sysexts",
     "systemd-repart": "protects sysexts by verity", "ignition-validate": "checks Ignition configs",
+    "xorriso": "writes ISOs", "grub-mkimage": "makes ISOs boot", "mkfs.vfat": "makes ISOs boot by UEFI",
+    "mmd": "makes ISOs boot by UEFI", "mcopy": "makes ISOs boot by UEFI",
+    "dnsmasq": "answers machines that boot from the network", "ip": "tells the addresses of network interfaces",
 }  # fmt: skip
 _VERSION_OPTIONS = {
     "debugfs": "-V", "e2fsck": "-V", "unsquashfs": "-version", "mksquashfs": "-version", "mke2fs": "-V",
-    "fsck.erofs": "-V", "mkfs.erofs": "-V",
+    "fsck.erofs": "-V", "mkfs.erofs": "-V", "ip": "-V",
 }  # fmt: skip
 
 

@@ -61,8 +61,8 @@ def fetch_bases(job: Job) -> list[Base]:
     of the one asked for. What the image says of itself settles that.
     """
     bases = []
-    for source in dict.fromkeys(item.source for item in job.plan.vendors):
-        base = _raw_base(job, source, tuple(item for item in job.plan.vendors if item.source == source))
+    for source in dict.fromkeys(item.source for item in job.plan.disks):
+        base = _raw_base(job, source, tuple(item for item in job.plan.disks if item.source == source))
         leading = _leading_digest(base)  # begun now, to be ready when the rest is
         bases.append(replace(base, version=_check_release(job, base, source), leading=leading))
     return bases
@@ -159,12 +159,14 @@ def _os_release(job: Job, base: Base, partition: Partition) -> dict[str, str]:
 
 def gather_oem(job: Job, bases: Sequence[Base]) -> dict[str, list[Injection]]:
     """Each vendor's own OEM content, by its name; empty where the image it is made from has it already."""
+    if not bases:
+        return {}
     version = bases[0].version
     if job.plan.release is None:
         _check_kept_oem(job, bases[0])
     with ThreadPoolExecutor(job.plan.jobs) as pool:
-        contents = pool.map(lambda item: _vendor_content(job, item, version), job.plan.vendors)
-        return {item.vendor.name: content for item, content in zip(job.plan.vendors, contents, strict=True)}
+        contents = pool.map(lambda item: _vendor_content(job, item, version), job.plan.disks)
+        return {item.vendor.name: content for item, content in zip(job.plan.disks, contents, strict=True)}
 
 
 def _check_kept_oem(job: Job, base: Base) -> None:
@@ -293,6 +295,10 @@ def fetch_release(
     release = services.resolve(request, arch)
     files: dict[str, StoredDisk | StoredFile] = {}
     for vendor in vendors:
+        if vendor.diskless is not None:
+            for name in (vendor.diskless.kernel, vendor.diskless.cpio):
+                files.setdefault(name, services.store.signed_file(release, name))
+            continue
         chosen = choose_source(vendor, base, len(vendors), release, services)
         files.setdefault(chosen.source, fetch_base(services, release, chosen.source))
         wanted = [extra.name for extra in vendor.files if extra.firmware and services.published(release, extra.name)]

@@ -7,6 +7,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from baker.bases import PlannedVendor
+from baker.diskless.build import Live, make_diskless
+from baker.diskless.content import Content
 from baker.errors import BakeError, EnvironmentFault, VerificationError
 from baker.finishing import finish_vendor
 from baker.gather import Base
@@ -28,8 +30,24 @@ class Images:
     failures: list[VendorFailure] = field(default_factory=list)
 
 
-def make_images(job: Job, bases: Sequence[Base], root: list[Injection], oem: Mapping[str, list[Injection]]) -> Images:
+@dataclass(frozen=True)
+class InMemory:
+    """What the images of machines without a disk are made of."""
+
+    live: Live
+    content: Content
+
+
+def make_images(
+    job: Job,
+    bases: Sequence[Base],
+    root: list[Injection],
+    oem: Mapping[str, list[Injection]],
+    memory: InMemory | None = None,
+) -> Images:
     """Make every vendor's files; `root` goes into ROOT, `oem` by vendor into the OEM partition.
+
+    `memory` is there when the plan has vendors without a disk.
 
     What vendors have in common is done once. Stages are large, so the next one is made only when it would be missed.
     Results are in the plan's order. With several vendors asked for, the failure of some is part of the result; raises
@@ -42,6 +60,9 @@ def make_images(job: Job, bases: Sequence[Base], root: list[Injection], oem: Map
             for plan in plan_stages(bases):
                 crew.wait_until_fewer_than(workers)
                 crew.begin(plan, root)
+            for item in job.plan.diskless:
+                crew.wait_until_fewer_than(workers)
+                crew.begin_diskless(item, memory)
             crew.wait_until_fewer_than(1)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # the end of the block waits for those that have begun
@@ -62,7 +83,7 @@ class _Crew:
         self.made: dict[str, list[Artifact]] = {}
         self.failed: dict[str, BakeError] = {}
         self._job, self._pool, self._oem, self._jobs = job, pool, oem, jobs
-        self._at_work: dict[Future[list[Artifact]], tuple[Stage, PlannedVendor]] = {}
+        self._at_work: dict[Future[list[Artifact]], tuple[Stage | None, PlannedVendor]] = {}
 
     def begin(self, plan: StagePlan, root: list[Injection]) -> None:
         """Make a stage, and let its vendors be worked on."""
@@ -77,6 +98,12 @@ class _Crew:
             future = self._pool.submit(finish_vendor, self._job, stage, item, content, self._jobs)
             self._at_work[future] = (stage, item)
 
+    def begin_diskless(self, item: PlannedVendor, memory: InMemory | None) -> None:
+        """Let a vendor without a disk be worked on."""
+        assert memory is not None
+        future = self._pool.submit(make_diskless, self._job, item, memory.live, memory.content)
+        self._at_work[future] = (None, item)
+
     def wait_until_fewer_than(self, count: int) -> None:
         """Wait for vendors to be done until there is work for fewer than `count`; tell each one's outcome."""
         while len(self._at_work) >= count:
@@ -86,7 +113,7 @@ class _Crew:
                     self._succeed(item, future.result())
                 except (BakeError, OSError) as error:
                     self._fail(item, error)
-                if not any(other is stage for other, _ in self._at_work.values()):
+                if stage is not None and not any(other is stage for other, _ in self._at_work.values()):
                     stage.close()
 
     def _succeed(self, item: PlannedVendor, made: list[Artifact]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
 from baker import __version__
+from baker.diskless.routes import ROUTES
 from baker.errors import EnvironmentFault, UsageError, VerificationError
 from baker.model import Arch, Channel, Release
 from baker.schema import Table, load_toml
@@ -216,7 +217,10 @@ class Lock:
         if self.release is not None and not _means(request.release, self.release):
             self._refuse("the release", f"{self.release.version} ({self.release.channel})", request.release)
         for vendor in self.vendors:
-            if request.base not in ("auto", vendor.base):
+            if vendor.base in ROUTES:
+                if request.without_disk.route not in ("auto", vendor.base):
+                    self._refuse(f"the route of {vendor.name}", vendor.base, request.without_disk.route)
+            elif request.base not in ("auto", vendor.base):
                 self._refuse(f"the base of {vendor.name}", vendor.base, request.base)
 
     def check_plan(self, plan: BakePlan) -> None:

@@ -116,17 +116,26 @@ def input_record(stored: StoredFile | StoredDisk, kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sysext_record(item: ReadySysext, install_to: InstallTo) -> dict[str, Any]:
-    """One baked sysext: its metadata, where it came from, where it is in the image, and what was overlooked."""
+def sysext_record(
+    item: ReadySysext, install_to: InstallTo, in_memory: str = "", on_disk: bool = True
+) -> dict[str, Any]:
+    """One baked sysext: its metadata, where it came from, where it is in the image, and what was overlooked.
+
+    `in_memory` is its path in machines without a disk; where there are no others, nothing updates it.
+    """
     sysext = item.sysext
+    place = f"{install_to.target.label}:{install_to.path(sysext.name, item.file_name)}"
+    if not on_disk and in_memory.startswith("/usr/share/flatcar/"):
+        place = f"USR:{in_memory.removeprefix('/usr')}"
     return {
         "name": sysext.name, "file": item.file_name, "origin": item.origin, "sha256": sysext.sha256,
         "size": sysext.size, "id": sysext.os_id, "version_id": sysext.version_id,
         "sysext_level": sysext.sysext_level, "architecture": sysext.architecture,
-        "installed": f"{install_to.target.label}:{install_to.path(sysext.name, item.file_name)}",
+        "installed": place,
         "sysupdate_config": item.config_name,
         "sysupdate_config_sha256": file_sha256(item.config) if item.config else "",
         "findings": list(item.findings), "turns_off": list(item.builtins),
+        **({"in_memory": in_memory} if in_memory else {}),
         **({"built": dict(item.built)} if item.built else {}),
     }  # fmt: skip
 

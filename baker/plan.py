@@ -17,6 +17,16 @@ from typing import Any
 
 from baker import __version__
 from baker.bases import PlannedVendor, choose_source
+from baker.diskless.options import DisklessOptions
+from baker.diskless.planning import (
+    adapt,
+    check_request,
+    check_sources,
+    describe_diskless,
+    least_memory,
+    place_in_memory,
+    settle_sysexts,
+)
 from baker.errors import EnvironmentFault, UsageError
 from baker.lock import Lock
 from baker.manifest import RECORDS
@@ -27,7 +37,7 @@ from baker.planned_additions import PlannedAdditions, plan_additions
 from baker.platform import check_platform, enforce, expected_size
 from baker.printable import printable
 from baker.publish import unfinished
-from baker.request import BakeRequest, InstallTo
+from baker.request import OEM_DIRECTORY, BakeRequest, InstallTo
 from baker.run import ESSENTIAL, need
 from baker.services import Services
 from baker.sparse import file_sha256
@@ -58,7 +68,25 @@ class BakePlan:
     compress: str = ""
     """Asked for instead of what each platform takes; it is in the vendors already."""
     kernel_args: tuple[str, ...] = ()
+    without_disk: DisklessOptions = field(default_factory=DisklessOptions)
+    least_memory: int = 0
+    """Bytes of memory that machines without a disk need, as far as that is known; 0 for none of them."""
     additions: PlannedAdditions = field(default_factory=PlannedAdditions)
+
+    @property
+    def disks(self) -> tuple[PlannedVendor, ...]:
+        """The vendors whose machines have the image on a disk."""
+        return tuple(item for item in self.vendors if item.vendor.diskless is None)
+
+    @property
+    def diskless(self) -> tuple[PlannedVendor, ...]:
+        """The others, which start by PXE or from an ISO."""
+        return tuple(item for item in self.vendors if item.vendor.diskless is not None)
+
+    @property
+    def oem_directory(self) -> str:
+        """The folder of OEM that sysexts of machines without a disk are in."""
+        return self.install_to.directory if self.install_to.target is InstallTarget.OEM else OEM_DIRECTORY
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -88,6 +116,7 @@ class BakePlan:
             "epoch": self.epoch,
             "compress": self.compress,
             "kernel_args": list(self.kernel_args),
+            **({"split": self.without_disk.split, "serial": self.without_disk.serial} if self.diskless else {}),
             **({"additions": facts} if (facts := self.additions.facts()) else {}),
         }  # fmt: skip
 
@@ -128,11 +157,13 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     cache. Raises UsageError, VerificationError, EnvironmentFault, NetworkError or ImageError naming what is wrong.
     """
     found = find_vendors(request.vendors, request.arch, services.vendors)
-    vendors = tuple(_compressed(vendor, request.compress) for vendor in found)
+    vendors = tuple(adapt(_compressed(vendor, request.compress), request) for vendor in found)
     for arg in request.kernel_args:
         check_kernel_arg(arg)
     _check_tools()
     _check_inputs(request)
+    check_request(request, vendors, services.console)
+    request = dataclasses.replace(request, install_to=place_in_memory(request.install_to, vendors))
     _check_outputs(request, vendors)
     lock = request.lock
     if lock is not None:
@@ -142,15 +173,17 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     release = _release(request, services)
     version = release.version if release else None
     backend, backend_why = _backend(request.backend, services)
-    sysexts = tuple(plan_sysext(item, request, version, services) for item in request.sysexts)
+    planned = _sources(vendors, request, release, services)
+    sysexts = settle_sysexts((plan_sysext(item, request, version, services) for item in request.sysexts), planned)
     plan = BakePlan(
-        release=release, arch=request.arch, image=request.image, sysexts=sysexts,
-        vendors=_sources(vendors, request, release, services),
+        release=release, arch=request.arch, image=request.image, sysexts=sysexts, vendors=planned,
         install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
         allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
         jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
         lock=lock, compress=request.compress, kernel_args=request.kernel_args,
-        additions=plan_additions(request.additions, release, version or "", sysexts, request.install_to, services),
+        without_disk=request.without_disk, least_memory=least_memory(planned, request, release, services),
+        additions=plan_additions(request.additions, release, version or "", sysexts, request.install_to, services,
+                                 in_memory=all(vendor.diskless for vendor in vendors)),
     )  # fmt: skip
     if lock is not None:
         lock.check_plan(plan)
@@ -161,7 +194,7 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
 
 def _compressed(vendor: Vendor, wanted: str) -> Vendor:
     """The vendor with the outer compression that was asked for; a bundle has its own."""
-    if not wanted or vendor.bundle:
+    if not wanted or vendor.bundle or vendor.diskless:
         return vendor
     return dataclasses.replace(vendor, compress="" if wanted == "none" else wanted)
 
@@ -267,8 +300,15 @@ def _sources(
             PlannedVendor(vendor.at(release.version), pin.base, pin.source, pin.why) for vendor, pin in pins
         )
     else:
-        planned = tuple(choose_source(vendor, request.base, len(vendors), release, services) for vendor in vendors)
+        on_disk = sum(vendor.diskless is None for vendor in vendors)
+        planned = tuple(
+            choose_source(vendor, request.base, on_disk, release, services, request.without_disk.route)
+            for vendor in vendors
+        )
+    check_sources(planned, request)
     for item in planned:
+        if item.vendor.diskless:
+            continue
         if item.vendor.retired:
             services.console.warn(f"{item.vendor.name}: {item.vendor.retired}")
         enforce(check_platform(item.vendor, expected_size(item.vendor, release.version)), services.console)
@@ -281,6 +321,8 @@ def describe(plan: BakePlan) -> str:
     """The plan for people, as `--plan` prints it."""
     what = f"Flatcar {plan.release.version} ({plan.release.channel})" if plan.release else str(plan.image)
     where = "ROOT" if plan.install_to.target is InstallTarget.ROOT else "OEM"
+    if not plan.disks and plan.diskless and plan.diskless[0].base == "usr":
+        where = "USR"
     lines = [f"Plan {plan.id[:16]}", f"  base       {what}, {plan.arch}"]
     for item in plan.sysexts:
         lines += describe_sysext(item, where)
@@ -289,6 +331,7 @@ def describe(plan: BakePlan) -> str:
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
     if plan.kernel_args:
         lines.append(f"  kernel     {' '.join(plan.kernel_args)}")
-    lines += plan.additions.describe()
-    lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
+    lines += [*describe_diskless(plan), *plan.additions.describe()]
+    if plan.disks:
+        lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
     return "\n".join(map(printable, lines))

@@ -103,8 +103,9 @@ def plan_additions(
     sysexts: Iterable[PlannedSysext],
     install_to: InstallTo,
     services: Services,
+    in_memory: bool = False,
 ) -> PlannedAdditions:
-    """Read and judge everything; warns of what will not work as meant.
+    """Read and judge everything; warns of what will not work as meant. `in_memory`: no machine has a disk.
 
     `version` is the release inside the image as far as it is known, else "". Raises UsageError, EnvironmentFault for
     a missing program, NetworkError.
@@ -131,7 +132,7 @@ def plan_additions(
     _check_places(planned, baked, mount)
     baked |= {(mount if item.request.partition is InstallTarget.OEM else "") + item.request.path: None
               for item in planned.files}  # fmt: skip
-    if planned.survive_reset:
+    if planned.survive_reset or in_memory:
         # What the base config declares, a user's config may declare as well: Ignition merges the two.
         baked = {path: target for path, target in baked.items() if path.startswith(f"{mount}/")}
     _warn(planned, baked, console)

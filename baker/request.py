@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from baker.additions import Additions
+from baker.diskless.options import DisklessOptions
 from baker.errors import UsageError
 from baker.lock import Lock
 from baker.model import Arch, InstallTarget
 from baker.sysext import validate_name
 
+OEM_DIRECTORY = "/sysext"
+"""Where sysexts go on OEM unless a folder is asked for."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,6 +76,8 @@ class BakeRequest:
     compress: str = ""
     """Compression of finished images: one of vendor.COMPRESSIONS, `none`, or "" for what each platform takes."""
     kernel_args: tuple[str, ...] = ()
+    without_disk: DisklessOptions = field(default_factory=DisklessOptions)
+    """How vendors without a disk are to start."""
     build: bool = False
     """Build NAME@VERSION from its recipe even if the bakery has it."""
     additions: Additions = field(default_factory=Additions)
@@ -140,7 +145,7 @@ def parse_install_to(word: str | None, survive_reset: bool = False) -> InstallTo
     OEM partition, and nowhere else.
     """
     if not word:
-        return InstallTo(InstallTarget.OEM, "/sysext", per_name=False) if survive_reset else InstallTo()
+        return InstallTo(InstallTarget.OEM, OEM_DIRECTORY, per_name=False) if survive_reset else InstallTo()
     partition, _, directory = word.partition(":")
     targets = [target.value for target in InstallTarget]
     if partition not in targets:
@@ -152,7 +157,7 @@ def parse_install_to(word: str | None, survive_reset: bool = False) -> InstallTo
             f"--survive-reset keeps sysexts on the OEM partition, which --install-to {word} does not name.",
             "Drop one of the two, or write oem:/sysext.",
         )
-    directory = directory or ("/opt/extensions" if partition == "root" else "/sysext")
+    directory = directory or ("/opt/extensions" if partition == "root" else OEM_DIRECTORY)
     parts = PurePosixPath(directory).parts
     if not directory.startswith("/") or ".." in parts or not re.fullmatch(r"[A-Za-z0-9._/+@-]+", directory):
         raise UsageError(

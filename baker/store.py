@@ -118,6 +118,11 @@ class Store:
             self._present[url] = self._fetcher.size(url) is not None
         return self._present[url]
 
+    def size(self, release: Release, name: str) -> int:
+        """The bytes of a file of a release, from the cache or as the server says; 0 where it does not."""
+        record = self._cache.record(self._identity(release, name, "file"))
+        return record.size if record else self._fetcher.size(self._mirror.file_url(release, name)) or 0
+
     def signed_file(self, release: Release, name: str) -> StoredFile:
         """A file of a release with a good signature, as it is on the server."""
         url = self._mirror.file_url(release, name)

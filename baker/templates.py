@@ -104,7 +104,12 @@ def _xl(value: object) -> str:
     return '"' + re.sub(r'([\\"])', r"\\\1", _text(value)) + '"'
 
 
+def _grub(value: object) -> str:
+    """One word of GRUB's language: in double quotes, where `$`, backslashes and double quotes are special."""
+    return '"' + re.sub(r'([\\"$])', r"\\\1", _text(value)) + '"'
+
+
 _XML = ("xml", "ovf", "pvs")  # Jinja2's own escaping does the rest
 _ESCAPES: dict[str, Callable[[object], str]] = {
-    "sh": _shell, "json": json.dumps, "rb": _ruby, "vmx": _vmx, "cfg": _xl,
+    "sh": _shell, "json": json.dumps, "rb": _ruby, "vmx": _vmx, "cfg": _xl, "grub": _grub,
 }  # fmt: skip

@@ -14,6 +14,7 @@ from baker.schema import suggest
 
 DISK_FORMATS = ("raw", "qcow2", "vpc", "vhdx", "vmdk", "vdi", "parallels")
 BUNDLE_FORMATS = ("ova", "box", "tgz", "gce", "zip")
+DISKLESS_FORMATS = ("pxe", "iso")
 COMPRESSIONS = ("bz2", "gz", "zip", "zst")
 """The compressions around a finished image; each is also its suffix."""
 MEASURES = ("disk", "file", "compression")
@@ -99,6 +100,30 @@ class Bundle:
 
 
 @dataclass(frozen=True)
+class Diskless:
+    """How machines start that need no disk: by `format` `pxe` or `iso`, from the release's files `kernel` and `cpio`.
+
+    `oem` is the name of the second cpio that `split` keeps apart. `kernel_args` come before those that are asked for;
+    `consoles` are kernel arguments, by architecture.
+    """
+
+    format: str
+    kernel: str
+    cpio: str
+    oem: str
+    kernel_args: tuple[str, ...] = ()
+    consoles: tuple[tuple[Arch, tuple[str, ...]], ...] = ()
+    split: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the files beside the image."""
+        if self.format != "pxe":
+            return ()
+        return (self.kernel, self.oem) if self.split else (self.kernel,)
+
+
+@dataclass(frozen=True)
 class Rule:
     """What the platform demands of an image, checked by `platform.py`.
 
@@ -127,9 +152,11 @@ class Vendor:
     summary: str
     arches: tuple[Arch, ...]
     layout: str
+    """"" for machines without a disk."""
     image: str
     """The name of the disk's file; where there is a bundle, the name in it."""
     disk: DiskFormat
+    """For machines without a disk the format's name is that of `diskless`."""
     oem: Oem | None = None
     published: tuple[str, ...] = ()
     """Names of the vendor's own images on the release server, the preferred one first."""
@@ -143,6 +170,8 @@ class Vendor:
     compress: str = ""
     """Compression of the finished image, one of COMPRESSIONS or "": what the platform takes, else none."""
     bundle: Bundle | None = None
+    diskless: Diskless | None = None
+    """For machines that start without a disk: how."""
     rules: tuple[Rule, ...] = ()
     retired: str = ""
     """For a name that Flatcar has given up: what to use instead."""
@@ -159,7 +188,8 @@ class Vendor:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of all files a bake for this vendor writes."""
-        return (self.result, *(extra.name for extra in self.files))
+        beside = self.diskless.outputs if self.diskless else ()
+        return (self.result, *beside, *(extra.name for extra in self.files))
 
     def at(self, version: str) -> Vendor:
         """This vendor as the release `version` knows it: without the OEM sysext where that came later."""

@@ -9,16 +9,19 @@ from pathlib import Path
 from baker.errors import UsageError
 from baker.layout import LAYOUTS
 from baker.model import Arch
+from baker.oem import check_kernel_arg
 from baker.resources import catalogue
 from baker.schema import Table, load_toml, suggest
 from baker.vendor import (
     BUNDLE_FORMATS,
     COMPRESSIONS,
     DISK_FORMATS,
+    DISKLESS_FORMATS,
     MEASURES,
     Bundle,
     Console,
     DiskFormat,
+    Diskless,
     ExtraFile,
     Oem,
     OemFile,
@@ -59,10 +62,8 @@ class _Reader:
     def vendor(self) -> Vendor:
         path = self._path
         table = Table(load_toml(path), str(path))
-        disk_table = table.table("disk")
-        if disk_table is None:
-            raise UsageError(f"{path} lacks the table [disk].")
-        disk, disk_size, disk_align = self._disk(disk_table)
+        diskless = self._diskless(table.table("diskless"))
+        disk, disk_size, disk_align = self._disk(table.table("disk"), diskless)
         bundle = self._bundle(table.table("bundle"))
         image = table.take("image", str)
         published = table.table("published")
@@ -70,7 +71,7 @@ class _Reader:
             name=path.stem,
             summary=table.take("summary", str),
             arches=tuple(Arch(self._one_of(arch, list(Arch), "architecture")) for arch in table.strings("arches")),
-            layout=self._one_of(table.take("layout", str), LAYOUTS, "disk layout"),
+            layout=self._layout(table, diskless),
             image=self._inner(image, "image") if bundle else self._plain(image, "image"),
             disk=disk,
             oem=self._oem(table.table("oem")),
@@ -81,6 +82,7 @@ class _Reader:
             disk_align=disk_align,
             compress=self._optional(table.take("compress", str, ""), COMPRESSIONS, "compression"),
             bundle=bundle,
+            diskless=diskless,
             rules=tuple(self._rule(rule) for rule in table.tables("rule")),
             retired=table.take("retired", str, ""),
             folder=path.parent,
@@ -103,8 +105,19 @@ class _Reader:
             if twice:
                 raise UsageError(f"{self._path}: two files have the name {twice[0]}.")
 
-    def _disk(self, table: Table) -> tuple[DiskFormat, int, int]:
+    def _layout(self, table: Table, diskless: Diskless | None) -> str:
+        layout = table.take("layout", str, "" if diskless else None)
+        if diskless and layout:
+            raise UsageError(f"{self._path}: without a disk there is no layout.")
+        return "" if diskless else self._one_of(layout, LAYOUTS, "disk layout")
+
+    def _disk(self, table: Table | None, diskless: Diskless | None) -> tuple[DiskFormat, int, int]:
         """The format, and the exact virtual size and alignment in bytes (0: none)."""
+        if (table is None) != (diskless is not None):
+            lack = "lacks the table [disk]" if table is None else "has both [disk] and [diskless]"
+            raise UsageError(f"{self._path} {lack}.")
+        if diskless is not None or table is None:
+            return DiskFormat(diskless.format if diskless else ""), 0, 0
         options = table.take("options", dict, {})
         if not all(isinstance(value, str) for value in options.values()):
             raise UsageError(f"{self._path}: [disk] options must be strings.")
@@ -116,6 +129,23 @@ class _Reader:
         size, align = self._size(table, "size"), self._size(table, "align")
         table.done()
         return disk, size, align
+
+    def _diskless(self, table: Table | None) -> Diskless | None:
+        if table is None:
+            return None
+        consoles = ((arch, table.strings(arch, ())) for arch in Arch)
+        diskless = Diskless(
+            format=self._one_of(table.take("format", str), DISKLESS_FORMATS, "format without a disk"),
+            kernel=self._plain(table.take("kernel", str), "kernel"),
+            cpio=self._plain(table.take("cpio", str), "cpio"),
+            oem=self._plain(table.take("oem", str), "oem"),
+            kernel_args=table.strings("kernel_args", ()),
+            consoles=tuple((arch, args) for arch, args in consoles if args),
+        )
+        table.done()
+        for arg in (*diskless.kernel_args, *(arg for _, args in diskless.consoles for arg in args)):
+            check_kernel_arg(arg)
+        return diskless
 
     def _bundle(self, table: Table | None) -> Bundle | None:
         if table is None:

@@ -8,10 +8,10 @@ from typing import Any
 from baker.layout import expected_disk_size
 from baker.oem import oem_grub_cfg
 from baker.platform import final_size
-from baker.vendor import Vendor
+from baker.vendor import Diskless, Vendor
 
 _GENERATIONS = (("before 4487", 0), ("since 4487", 4487))
-_DOCS = "docs/vendors.md"
+_DOCS, _DISKLESS_DOCS = "docs/vendors.md", "docs/bare-metal.md"
 
 
 def vendor_row(vendor: Vendor) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def vendor_table(vendors: Iterable[Vendor]) -> str:
     for vendor in vendors:
         first, *others = vendor.outputs
         oem = vendor.oem.id if vendor.oem else "-"
-        rows.append((vendor.name, format_words(vendor), vendor.layout, oem, " ".join(vendor.arches), first))
+        rows.append((vendor.name, format_words(vendor), vendor.layout or "-", oem, " ".join(vendor.arches), first))
         rows += [("", "", "", "", "", name) for name in others]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
@@ -52,26 +52,39 @@ def vendor_table(vendors: Iterable[Vendor]) -> str:
 
 def vendor_details(vendor: Vendor) -> str:
     """Everything about one vendor."""
-    sizes = (
-        f"{final_size(vendor, expected_disk_size(vendor.layout, major)) / (1 << 30):.1f} GiB in releases {era}"
-        for era, major in _GENERATIONS
-    )
     rows = [("for", vendor.summary)]
     if vendor.retired:
         rows.append(("retired", vendor.retired))
     rows += [
         ("architectures", ", ".join(vendor.arches)),
-        ("disk", f"{format_words(vendor)}{_options(vendor)}"),
-        ("layout", f"{vendor.layout}: {', '.join(sizes)}"),
+        *(_diskless_rows(vendor.diskless) if vendor.diskless else _disk_rows(vendor)),
         *(("writes", name) for name in vendor.outputs),
     ]
     if vendor.bundle:
         rows += [("contains", name) for name in (vendor.image, *(item.name for item in vendor.bundle.members))]
-    rows += _oem_rows(vendor)
+    rows += [] if vendor.diskless else _oem_rows(vendor)
     rows += [("published as", name) for name in vendor.published]
     rows += [("platform", f"{rule.says} ({rule.severity}; {rule.source})") for rule in vendor.rules]
-    rows.append(("upload, boot", f"{_DOCS}, section {vendor.name}"))
+    docs = _DISKLESS_DOCS if vendor.diskless else f"{_DOCS}, section {vendor.name}"
+    rows.append(("upload, boot", docs))
     return "\n".join([vendor.name, *(f"  {name:14} {value}" for name, value in _once(rows))])
+
+
+def _disk_rows(vendor: Vendor) -> list[tuple[str, str]]:
+    sizes = (
+        f"{final_size(vendor, expected_disk_size(vendor.layout, major)) / (1 << 30):.1f} GiB in releases {era}"
+        for era, major in _GENERATIONS
+    )
+    return [
+        ("disk", f"{format_words(vendor)}{_options(vendor)}"),
+        ("layout", f"{vendor.layout}: {', '.join(sizes)}"),
+    ]
+
+
+def _diskless_rows(diskless: Diskless) -> list[tuple[str, str]]:
+    rows = [("disk", "none: all is in memory"), ("made of", f"{diskless.kernel}, {diskless.cpio}")]
+    rows += [(f"{arch} args", " ".join((*args, *diskless.kernel_args))) for arch, args in diskless.consoles]
+    return rows
 
 
 def _options(vendor: Vendor) -> str:

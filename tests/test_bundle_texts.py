@@ -12,6 +12,7 @@ import pytest
 from disks import tool
 
 from baker.bundles import BundleFacts
+from baker.diskless.texts import LiveFacts, kernel_arguments
 from baker.errors import BakeError, ImageError, UsageError
 from baker.model import Arch
 from baker.templates import render
@@ -37,7 +38,13 @@ TEXTS = [
 ]
 
 
-def facts(folder: Path, vendor: Vendor, arch: Arch, sysexts: tuple[str, ...] = ("docker", "tools")) -> BundleFacts:
+def facts(
+    folder: Path, vendor: Vendor, arch: Arch, sysexts: tuple[str, ...] = ("docker", "tools")
+) -> BundleFacts | LiveFacts:
+    if vendor.diskless is not None:
+        args = kernel_arguments(vendor.diskless, arch, "", ["quiet"])
+        initrds = (vendor.diskless.cpio, vendor.diskless.oem)
+        return LiveFacts(vendor, vendor.diskless, arch, "4230.2.3", sysexts, initrds, args, 1 << 30, "oem")
     disk = folder / "disk"
     disk.write_bytes(bytes(3 << 20))
     return BundleFacts(vendor, disk, 9116319744, arch, "4230.2.3", sysexts, "a plan's id", 1_700_000_000)
@@ -54,6 +61,13 @@ def check_parses(text: str, name: str, folder: Path) -> None:
         tool("xmllint", "--noout", "--nonet", file)
     elif name.endswith(".json"):
         json.loads(text)
+    elif name.endswith("_grub.cfg"):
+        tool("grub-script-check", file)
+    elif name.endswith("_pxelinux.cfg"):
+        known = {"DEFAULT", "LABEL", "MENU", "KERNEL", "INITRD", "APPEND", "#"}
+        assert {line.split()[0] for line in text.splitlines()} == known
+    elif name.endswith(".ipxe"):
+        assert text.startswith("#!ipxe\n")
     elif name.endswith(".cfg"):
         # Assignments of numbers, strings and lists of strings, which are the same in TOML.
         tomllib.loads(text)

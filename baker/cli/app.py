@@ -15,6 +15,7 @@ COMMANDS = {
     "convert": ("baker.cli.convert", "convert", "Convert an image baked earlier into the formats of vendors."),
     "inspect": ("baker.cli.inspect", "inspect", "Show the partitions, release and sysexts of an image."),
     "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that its extensions merge."),
+    "pxe": ("baker.cli.pxe", "pxe_app", "Boot machines from the network with what was baked for them."),
     "verify": ("baker.cli.verify", "verify", "Check that the files of a bake are what its manifest says."),
     "recipe": ("baker.cli.recipe", "recipe_app", "Build sysexts from recipes, such as docker and wasmtime."),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),

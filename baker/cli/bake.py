@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from baker.cli import diskless_options as diskless
 from baker.cli import options
 from baker.cli.recipe_options import LockedSourcesOption, MirrorUrlOption, RecipesLockOption, RecipesOption
 from baker.model import Arch
@@ -27,6 +28,7 @@ _EPILOG = """Examples:
   flatcar-bake --fetch --vendor qemu_uefi wasmtime:wasmtime-24.0.0-x86-64.raw
   flatcar-bake --release lts --vendor azure,gce,vmware_ova my-tools:./my-tools.raw
   flatcar-bake --image flatcar_production_image.bin --output-dir out my-tools:./my-tools.raw
+  flatcar-bake --vendor pxe,iso --ram 4G my-tools:./my-tools.raw
   flatcar-bake --install-to oem:/sysext docker@28.0.4
   flatcar-bake --build kubernetes@v1.33.2 my-tools:./my-tools.raw
   flatcar-bake --ignition node.ign --file motd:root:/etc/motd my-tools:./my-tools.raw
@@ -122,6 +124,10 @@ def bake(
     mirror_url: MirrorUrlOption = None,
     recipes_lock: RecipesLockOption = None,
     locked_sources: LockedSourcesOption = False,
+    pxe_route: diskless.RouteOption = None,
+    pxe_split: diskless.SplitOption = None,
+    ram: diskless.RamOption = None,
+    serial: diskless.SerialOption = None,
     jobs: options.JobsOption = None,
     lock: Annotated[
         bool,
@@ -169,6 +175,7 @@ def bake(
         "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
         "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
         "compress": compress, "kernel_args": kernel_arg or None, "build": build, "recipes": recipes or None,
+        "pxe_route": pxe_route, "pxe_split": pxe_split, "ram": ram, "serial": serial,
         "mirror_urls": mirror_url or None, "recipes_lock": recipes_lock, "files": file or None, "ignition": ignition,
         "ignition_base": ignition_base, "official_sysexts": official_sysext or None,
         "disable_builtins": disable_builtin or None, "survive_reset": survive_reset,
@@ -245,6 +252,9 @@ def _request(
         compress=str(chosen["compress"] or ""),
         kernel_args=tuple(chosen["kernel_args"] or ()),
         build=bool(chosen["build"]),
+        without_disk=diskless.diskless_options(
+            chosen["pxe_route"], chosen["pxe_split"], chosen["ram"], chosen["serial"]
+        ),
         additions=additions,
     )
 
@@ -289,14 +299,14 @@ def advice(plan: BakePlan) -> list[str]:
     names = [item.name for item in plan.sysexts]
     if plan.additions.survive_reset:
         lines.append("All of it survives flatcar-reset: the first boot after one makes links and files on ROOT again.")
-    elif plan.install_to.target is InstallTarget.OEM:
+    elif plan.disks and plan.install_to.target is InstallTarget.OEM:
         keep = "|".join(f"/etc/extensions/{name}.raw" for name in names)
         lines.append(
             "The sysexts on the OEM partition survive flatcar-reset, the links that activate them do not: "
             f"flatcar-reset --keep-paths '{keep}'"
         )
     configured = [item.name for item in plan.sysexts if item.config]
-    if configured and not plan.updates:
+    if configured and plan.disks and not plan.updates:
         lines.append(f"Updates are described for {', '.join(configured)} but not enabled; --updates enables them.")
     return lines
 
