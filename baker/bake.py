@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from baker.adding import add_to
 from baker.gather import fetch_bases, gather_oem, gather_sysexts
 from baker.images import Images, make_images
 from baker.job import Job, OpenEditor
@@ -36,7 +37,7 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         bases = fetch_bases(job)
         version = bases[0].version
         sysexts = gather_sysexts(job, version)
-        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force)
+        placed = add_to(place(sysexts, plan.install_to, version, plan.updates, plan.force), job, version)
         oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, bases).items()}
         images = make_images(job, bases, placed.get("ROOT", []), oem)
         manifest = _manifest(job, version, sysexts, images)
@@ -59,4 +60,5 @@ def _manifest(job: Job, version: str, sysexts: list[ReadySysext], images: Images
         epoch=plan.epoch, inputs=inputs, sysexts=records,
         decisions=tuple(f"{item.vendor.name}: {item.base} ({item.why})" for item in plan.vendors),
         outputs=(*images.artifacts, sbom), tools=tool_versions(), failures=tuple(images.failures),
+        additions=plan.additions_record(),
     )  # fmt: skip

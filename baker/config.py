@@ -10,6 +10,7 @@ Relative paths are relative to the file itself.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,12 @@ class BakeFile:
     recipes: tuple[Path, ...] | None = None
     mirror_urls: tuple[str, ...] | None = None
     recipes_lock: Path | None = None
+    files: tuple[str, ...] | None = None
+    ignition: Path | None = None
+    ignition_base: Path | None = None
+    disable_builtins: tuple[str, ...] | None = None
+    official_sysexts: tuple[str, ...] | None = None
+    survive_reset: bool | None = None
 
 
 def load(path: Path) -> BakeFile:
@@ -70,12 +77,15 @@ class _Reader:
             output_dir=self._path("output_dir"), image=self._path("image"),
             base=self._choice("base", ("auto", "generic", "published")),
             backend=self._choice("backend", ("auto", "offline", "loop")),
-            updates=self._optional("updates", bool), allow=self._strings("allow"),
+            updates=self._updates(), allow=self._strings("allow"),
             mirror=self._address("mirror"), bakery=self._address("bakery"), signing_key=self._path("signing_key"),
             fingerprint=self._optional("fingerprint", str), jobs=self._jobs(),
             compress=self._choice("compress", (*COMPRESSIONS, "none")), kernel_args=self._strings("kernel_args"),
             build=self._optional("build", bool), recipes=self._folders("recipes"),
             mirror_urls=self._strings("mirror_urls"), recipes_lock=self._path("recipes_lock"),
+            files=self._files(), ignition=self._path("ignition"), ignition_base=self._path("ignition_base"),
+            disable_builtins=self._strings("disable_builtins"), official_sysexts=self._strings("official_sysexts"),
+            survive_reset=self._optional("survive_reset", bool),
         )  # fmt: skip
         self._table.done()
         return file
@@ -99,6 +109,18 @@ class _Reader:
     def _arch(self) -> Arch | None:
         value = self._choice("arch", tuple(Arch))
         return None if value is None else Arch(value)
+
+    def _updates(self) -> bool | None:
+        """`updates`, which may be called as either of its options is."""
+        value, other = self._optional("updates", bool), self._optional("enable_updates", bool)
+        if value is not None and other is not None and value != other:
+            raise UsageError(f"{self._where}: updates and enable_updates are one thing, and say two.")
+        return value if value is not None else other
+
+    def _files(self) -> tuple[str, ...] | None:
+        """Words as for --file; relative sources are relative to the file, as all paths are."""
+        words = self._strings("files")
+        return None if words is None else tuple(os.path.join(self._folder, word) for word in words)
 
     def _jobs(self) -> int | None:
         value = self._optional("jobs", int)

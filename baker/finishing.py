@@ -7,21 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from baker.adding import settle_oem
 from baker.bases import PlannedVendor
 from baker.bundles import BundleFacts, make_bundle
 from baker.bundles.outer import compress
 from baker.convert import convert, encode, settle
 from baker.disk import check_filesystems, grow_root, read_table
 from baker.extras import disk_facts, write_vendor_files
-from baker.inject import Editor
 from baker.job import Job
 from baker.model import Artifact, Injection
-from baker.oem import with_kernel_args
 from baker.platform import check_platform, enforce, expected_size, final_size
 from baker.stages import Stage
 from baker.vendor import Vendor
-
-_GRUB_CFG = "/grub.cfg"
 
 
 def finish_vendor(
@@ -99,20 +96,10 @@ def _edit(job: Job, raw: Path, vendor: Vendor, content: Sequence[Injection], fol
             job.console.step(f"{vendor.name}: fill the OEM partition"),
             job.open_editor(raw, folder, job.plan.epoch) as editor,
         ):
-            editor.apply("OEM", _with_kernel_args(editor, content, job.plan.kernel_args))
+            editor.apply("OEM", settle_oem(editor, content, job.plan.kernel_args))
     with job.console.step(f"{vendor.name}: check the OEM partition"):
         check_filesystems(raw, table, ["OEM"], folder)
     return grows
-
-
-def _with_kernel_args(editor: Editor, content: Sequence[Injection], args: Sequence[str]) -> list[Injection]:
-    """The content with kernel arguments added to its grub.cfg, or to the one that the image has."""
-    if not args:
-        return list(content)
-    own = next((item.content for item in content if item.path == _GRUB_CFG), None)
-    text = own if own is not None else editor.read("OEM", _GRUB_CFG) or b""
-    grub = Injection(_GRUB_CFG, content=with_kernel_args(text, args), replace=True)
-    return [*(item for item in content if item.path != _GRUB_CFG), grub]
 
 
 def _finished(job: Job, artifact: Artifact) -> Artifact:

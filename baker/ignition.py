@@ -180,8 +180,10 @@ def _check_entries(key: str, items: Any, where: str, name: str) -> None:
     if not isinstance(items, list):
         raise UsageError(f"{name}: {where} must be a list, not {items!r}.")
     for number, item in enumerate(items):
+        if key != "groups" and not isinstance(item, dict):  # a user's groups are words
+            raise UsageError(f"{name}: {where}[{number}] must be an object, not {item!r}.")
         if key in _NODES:
-            path = item.get("path") if isinstance(item, dict) else None
+            path = item.get("path")
             if not isinstance(path, str) or not path.startswith("/"):
                 raise UsageError(f"{name}: {where}[{number}].path must be an absolute path, not {path!r}.")
 
@@ -226,11 +228,25 @@ def collisions(config: IgnitionConfig, baked: Mapping[str, str | None]) -> list[
                 overwrite = True if overwrite is None else overwrite
             if path not in baked or overwrite:
                 continue
-            same_link = kind == "links" and baked[path] is not None and node.get("target") == baked[path]
+            symbolic = kind == "links" and not node.get("hard")
+            same_link = symbolic and baked[path] is not None and node.get("target") == baked[path]
             as_it_is = kind == "files" and baked[path] is None and not node.get("contents")
             if not same_link and not as_it_is:
                 found.add(path)
     return sorted(found)
+
+
+def wipes(config: IgnitionConfig) -> list[str]:
+    """The partitions of a baked disk, ROOT or OEM, whose filesystem the config wipes; Ignition warns of nothing."""
+    found = []
+    for item in (config.content.get("storage") or {}).get("filesystems") or ():
+        # Spec 2.x has all of it a level deeper.
+        inner = item["mount"] if isinstance(item.get("mount"), dict) else item
+        device = str(inner.get("device"))
+        label = next((label for label in ("ROOT", "OEM") if device.endswith(f"label/{label}")), "")
+        if label and inner.get("wipeFilesystem"):
+            found.append(label)
+    return found
 
 
 def base_config(

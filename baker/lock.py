@@ -78,6 +78,14 @@ class LockedSysext:
 
 
 @dataclass(frozen=True)
+class LockedAddition:
+    """Something that is baked besides sysexts; see `PlannedAdditions.facts`."""
+
+    what: str
+    value: str
+
+
+@dataclass(frozen=True)
 class Lock:
     """A bake.lock. `release` is None, and `image` a digest, for a bake into an image of the user's own."""
 
@@ -94,6 +102,7 @@ class Lock:
     files: tuple[LockedFile, ...]
     sysexts: tuple[LockedSysext, ...]
     vendors: tuple[LockedVendor, ...]
+    additions: tuple[LockedAddition, ...] = ()
 
     @classmethod
     def of(cls, path: Path, plan: BakePlan, manifest: BakeManifest) -> Lock:
@@ -116,6 +125,7 @@ class Lock:
                 LockedVendor(item.vendor.name, item.base, "" if item.base == "image" else item.source, item.why)
                 for item in sorted(plan.vendors, key=lambda item: item.vendor.name)
             ),
+            additions=tuple(LockedAddition(*item) for item in sorted(plan.additions.facts().items())),
         )  # fmt: skip
 
     @classmethod
@@ -135,6 +145,7 @@ class Lock:
             files=tuple(_strings(LockedFile, item) for item in table.tables("files")),
             sysexts=tuple(_strings(LockedSysext, item) for item in table.tables("sysexts")),
             vendors=tuple(_strings(LockedVendor, item) for item in table.tables("vendors")),
+            additions=tuple(_strings(LockedAddition, item) for item in table.tables("additions")),
         )  # fmt: skip
         table.done()
         return lock
@@ -151,8 +162,8 @@ class Lock:
             release = asdict(self.release)
             del release["arch"]
             blocks += ["\n[release]\n", *_lines(release)]
-        for name, items in (("files", self.files), ("sysexts", self.sysexts), ("vendors", self.vendors)):
-            for item in items:
+        for name in ("files", "sysexts", "vendors", "additions"):
+            for item in getattr(self, name):
                 blocks += [f"\n[[{name}]]\n", *_lines(asdict(item))]
         return "".join(blocks)
 
@@ -213,6 +224,9 @@ class Lock:
         self._same("the image", self.image, str(plan.substance()["image"] or ""))
         for item in plan.sysexts:
             self._check_sysext(item)
+        locked, found = {item.what: item.value for item in self.additions}, plan.additions.facts()
+        for what in sorted(locked.keys() | found.keys()):
+            self._same(f"the {what}", locked.get(what, ""), found.get(what, ""))
 
     def _check_sysext(self, item: PlannedSysext) -> None:
         locked = self.sysext(item.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,8 @@ class BakeManifest:
     outputs: tuple[Artifact, ...]
     tools: dict[str, str] = field(default_factory=dict)
     failures: tuple[VendorFailure, ...] = ()
+    additions: Mapping[str, Any] = field(default_factory=dict)
+    """What was baked besides sysexts."""
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -83,6 +86,7 @@ class BakeManifest:
                 }
                 for item in self.outputs
             ],
+            **({"additions": dict(self.additions)} if self.additions else {}),
             **({"failed": self._failed()} if self.failures else {}),
         }
 

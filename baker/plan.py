@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from baker.manifest import RECORDS
 from baker.model import Arch, InstallTarget, Release
 from baker.oem import check_kernel_arg
 from baker.origins import PlannedSysext, describe_sysext, plan_sysext
+from baker.planned_additions import PlannedAdditions, plan_additions
 from baker.platform import check_platform, enforce, expected_size
 from baker.printable import printable
 from baker.publish import unfinished
@@ -57,6 +58,7 @@ class BakePlan:
     compress: str = ""
     """Asked for instead of what each platform takes; it is in the vendors already."""
     kernel_args: tuple[str, ...] = ()
+    additions: PlannedAdditions = field(default_factory=PlannedAdditions)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -86,6 +88,7 @@ class BakePlan:
             "epoch": self.epoch,
             "compress": self.compress,
             "kernel_args": list(self.kernel_args),
+            **({"additions": facts} if (facts := self.additions.facts()) else {}),
         }  # fmt: skip
 
     @cached_property
@@ -109,7 +112,13 @@ class BakePlan:
             "backend_why": self.backend_why,
             "output_dir": str(self.output_dir),
             "allow": list(self.allow),
+            **({"additions": record} if (record := self.additions.as_dict()) else {}),
         }  # fmt: skip
+
+    def additions_record(self) -> dict[str, Any]:
+        """What was baked besides sysexts, for the manifest."""
+        more = {"kernel_args": list(self.kernel_args), "updates": self.updates}
+        return self.additions.as_dict() | {key: value for key, value in more.items() if value}
 
 
 def make_plan(request: BakeRequest, services: Services) -> BakePlan:
@@ -133,14 +142,15 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     release = _release(request, services)
     version = release.version if release else None
     backend, backend_why = _backend(request.backend, services)
+    sysexts = tuple(plan_sysext(item, request, version, services) for item in request.sysexts)
     plan = BakePlan(
-        release=release, arch=request.arch, image=request.image,
-        sysexts=tuple(plan_sysext(item, request, version, services) for item in request.sysexts),
+        release=release, arch=request.arch, image=request.image, sysexts=sysexts,
         vendors=_sources(vendors, request, release, services),
         install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
         allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
         jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
         lock=lock, compress=request.compress, kernel_args=request.kernel_args,
+        additions=plan_additions(request.additions, release, version or "", sysexts, request.install_to, services),
     )  # fmt: skip
     if lock is not None:
         lock.check_plan(plan)
@@ -277,5 +287,6 @@ def describe(plan: BakePlan) -> str:
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
     if plan.kernel_args:
         lines.append(f"  kernel     {' '.join(plan.kernel_args)}")
+    lines += plan.additions.describe()
     lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
     return "\n".join(map(printable, lines))

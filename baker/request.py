@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from baker.additions import Additions
 from baker.errors import UsageError
 from baker.lock import Lock
 from baker.model import Arch, InstallTarget
@@ -74,6 +75,7 @@ class BakeRequest:
     kernel_args: tuple[str, ...] = ()
     build: bool = False
     """Build NAME@VERSION from its recipe even if the bakery has it."""
+    additions: Additions = field(default_factory=Additions)
 
 
 def parse_sysext(word: str, fetch: bool) -> SysextRequest:
@@ -112,9 +114,9 @@ def parse_vendors(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def parse_sysexts(words: tuple[str, ...], fetch: bool) -> tuple[SysextRequest, ...]:
-    """All sysexts of a bake; UsageError when there is none or a name comes twice."""
-    if not words:
+def parse_sysexts(words: tuple[str, ...], fetch: bool, required: bool = True) -> tuple[SysextRequest, ...]:
+    """All sysexts of a bake; UsageError when a name comes twice, or there is none and one is `required`."""
+    if not words and required:
         raise UsageError(
             "No sysext was given, so there is nothing to bake.",
             "Name at least one, for example: flatcar-bake --fetch wasmtime:wasmtime-24.0.0-x86-64.raw",
@@ -131,18 +133,24 @@ def parse_sysexts(words: tuple[str, ...], fetch: bool) -> tuple[SysextRequest, .
     return tuple(found.values())
 
 
-def parse_install_to(word: str | None) -> InstallTo:
+def parse_install_to(word: str | None, survive_reset: bool = False) -> InstallTo:
     """Understand `root:/DIR` and `oem:/DIR`; None is the default, one folder per sysext in ROOT:/opt/extensions.
 
-    A folder that was asked for is used as it is, without a folder per sysext.
+    A folder that was asked for is used as it is, without a folder per sysext. What shall `survive_reset` goes to the
+    OEM partition, and nowhere else.
     """
     if not word:
-        return InstallTo()
+        return InstallTo(InstallTarget.OEM, "/sysext", per_name=False) if survive_reset else InstallTo()
     partition, _, directory = word.partition(":")
     targets = [target.value for target in InstallTarget]
     if partition not in targets:
         raise UsageError(
             f"--install-to {word} names no partition to install to.", "Write root:/opt/extensions or oem:/sysext."
+        )
+    if survive_reset and partition != "oem":
+        raise UsageError(
+            f"--survive-reset keeps sysexts on the OEM partition, which --install-to {word} does not name.",
+            "Drop one of the two, or write oem:/sysext.",
         )
     directory = directory or ("/opt/extensions" if partition == "root" else "/sysext")
     parts = PurePosixPath(directory).parts

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from baker.adding import settle_root
 from baker.bases import PlannedVendor
 from baker.convert import convert, edits_in_place
 from baker.disk import check_filesystems, grow_root, read_table
@@ -124,7 +125,7 @@ def _prepare_root(job: Job, path: Path, layout: str, root: list[Injection]) -> b
             job.console.step("Put the extensions into ROOT"),
             job.open_editor(path, job.work, job.plan.epoch) as editor,
         ):
-            editor.apply("ROOT", root)
+            editor.apply("ROOT", settle_root(editor, root))
     with job.console.step("Check ROOT"):
         check_filesystems(path, read_table(path), ["ROOT"], job.work)
     return grows

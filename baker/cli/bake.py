@@ -29,6 +29,7 @@ _EPILOG = """Examples:
   flatcar-bake --image flatcar_production_image.bin --output-dir out my-tools:./my-tools.raw
   flatcar-bake --install-to oem:/sysext docker@28.0.4
   flatcar-bake --build kubernetes@v1.33.2 my-tools:./my-tools.raw
+  flatcar-bake --ignition node.ign --file motd:root:/etc/motd my-tools:./my-tools.raw
 """
 
 
@@ -75,14 +76,13 @@ def bake(
     compress: options.CompressOption = None,
     kernel_arg: options.KernelArgOption = None,
     backend: options.BackendOption = None,
-    updates: Annotated[
-        bool | None,
-        typer.Option(
-            "--updates/--no-updates",
-            envvar="FLATCAR_BAKE_UPDATES",
-            help=("Let systemd-sysupdate update the sysexts that have a config.  [default: no-updates]"),
-        ),
-    ] = None,
+    updates: options.UpdatesOption = None,
+    file: options.FileOption = None,
+    ignition: options.IgnitionOption = None,
+    ignition_base: options.IgnitionBaseOption = None,
+    official_sysext: options.OfficialSysextOption = None,
+    disable_builtin: options.DisableBuiltinOption = None,
+    survive_reset: options.SurviveResetOption = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -169,7 +169,9 @@ def bake(
         "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
         "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
         "compress": compress, "kernel_args": kernel_arg or None, "build": build, "recipes": recipes or None,
-        "mirror_urls": mirror_url or None, "recipes_lock": recipes_lock,
+        "mirror_urls": mirror_url or None, "recipes_lock": recipes_lock, "files": file or None, "ignition": ignition,
+        "ignition_base": ignition_base, "official_sysexts": official_sysext or None,
+        "disable_builtins": disable_builtin or None, "survive_reset": survive_reset,
     }  # fmt: skip
     config = _config_path(config, sysexts)
     chosen = _merge(said, load(config) if config else None)
@@ -215,14 +217,20 @@ def _merge(said: dict[str, Any], file: BakeFile | None) -> dict[str, Any]:
 def _request(
     chosen: dict[str, Any], force: bool, keep_work: bool, folders: tuple[Path, ...], lock: Lock | None
 ) -> BakeRequest:
+    from baker.additions import Additions
     from baker.request import BakeRequest, parse_install_to, parse_sysexts, parse_vendors
 
+    additions = Additions.parse(
+        files=chosen["files"] or (), ignition=chosen["ignition"], ignition_base=chosen["ignition_base"],
+        disable_builtins=chosen["disable_builtins"] or (), official=chosen["official_sysexts"] or (),
+        survive_reset=bool(chosen["survive_reset"]),
+    )  # fmt: skip
     return BakeRequest(
-        sysexts=parse_sysexts(tuple(chosen["sysexts"] or ()), bool(chosen["fetch"])),
+        sysexts=parse_sysexts(tuple(chosen["sysexts"] or ()), bool(chosen["fetch"]), additions == Additions()),
         vendors=parse_vendors(chosen["vendors"] or ("generic",)),
         arch=Arch(chosen["arch"] or Arch.X86_64),
         release=chosen["release"] or (lock.release.version if lock and lock.release else "stable"),
-        install_to=parse_install_to(chosen["install_to"]),
+        install_to=parse_install_to(chosen["install_to"], additions.survive_reset),
         output_dir=Path(chosen["output_dir"] or "."),
         backend=str(chosen["backend"] or "auto"),
         base=str(chosen["base"] or "auto"),
@@ -237,6 +245,7 @@ def _request(
         compress=str(chosen["compress"] or ""),
         kernel_args=tuple(chosen["kernel_args"] or ()),
         build=bool(chosen["build"]),
+        additions=additions,
     )
 
 
@@ -278,7 +287,9 @@ def advice(plan: BakePlan) -> list[str]:
 
     lines = []
     names = [item.name for item in plan.sysexts]
-    if plan.install_to.target is InstallTarget.OEM:
+    if plan.additions.survive_reset:
+        lines.append("All of it survives flatcar-reset: the first boot after one makes links and files on ROOT again.")
+    elif plan.install_to.target is InstallTarget.OEM:
         keep = "|".join(f"/etc/extensions/{name}.raw" for name in names)
         lines.append(
             "The sysexts on the OEM partition survive flatcar-reset, the links that activate them do not: "

@@ -43,7 +43,7 @@ class Base(StrEnum):
     PUBLISHED = "published"
 
 
-_TRUST, _OUTPUT = "Where things come from", "Output"
+_TRUST, _OUTPUT, _MORE = "Where things come from", "Output", "More to bake"
 
 VendorOption = Annotated[
     list[str] | None, typer.Option("--vendor", "-v", envvar="FLATCAR_BAKE_VENDOR", metavar="VENDOR",
@@ -56,6 +56,35 @@ CompressOption = Annotated[
 KernelArgOption = Annotated[
     list[str] | None, typer.Option("--kernel-arg", envvar="FLATCAR_BAKE_KERNEL_ARG", metavar="ARG",
     help="Append this to the kernel command line; may be repeated."),
+]  # fmt: skip
+FileOption = Annotated[
+    list[str] | None, typer.Option("--file", envvar="FLATCAR_BAKE_FILE", metavar="SRC:PARTITION:PATH[:MODE]",
+    rich_help_panel=_MORE, help="Put a file into root or oem, for example motd:root:/etc/motd; may be repeated."),
+]  # fmt: skip
+IgnitionOption = Annotated[
+    Path | None, typer.Option("--ignition", envvar="FLATCAR_BAKE_IGNITION", metavar="FILE", rich_help_panel=_MORE,
+    help="Ignition config (JSON, or Butane as *.bu) that takes the place of the platform's user data."),
+]  # fmt: skip
+IgnitionBaseOption = Annotated[
+    Path | None, typer.Option("--ignition-base", envvar="FLATCAR_BAKE_IGNITION_BASE", metavar="FILE",
+    rich_help_panel=_MORE, help="Ignition config that is merged below every user's config."),
+]  # fmt: skip
+DisableBuiltinOption = Annotated[
+    list[str] | None, typer.Option("--disable-builtin", envvar="FLATCAR_BAKE_DISABLE_BUILTIN", metavar="NAME",
+    rich_help_panel=_MORE, help="Turn off a sysext that is built into Flatcar: docker or containerd."),
+]  # fmt: skip
+OfficialSysextOption = Annotated[
+    list[str] | None, typer.Option("--official-sysext", envvar="FLATCAR_BAKE_OFFICIAL_SYSEXT", metavar="NAME",
+    rich_help_panel=_MORE, help="Add Flatcar's own extra sysext (zfs, podman, python …), updated with the system."),
+]  # fmt: skip
+SurviveResetOption = Annotated[
+    bool | None, typer.Option("--survive-reset/--no-survive-reset", envvar="FLATCAR_BAKE_SURVIVE_RESET",
+    rich_help_panel=_MORE, help="Keep all of it on the OEM partition and let a base Ignition config link it."),
+]  # fmt: skip
+UpdatesOption = Annotated[
+    bool | None, typer.Option("--updates/--no-updates", "--enable-updates/--no-enable-updates",
+    envvar=["FLATCAR_BAKE_UPDATES", "FLATCAR_BAKE_ENABLE_UPDATES"],
+    help="Let systemd-sysupdate update the sysexts that have a config.  [default: no-updates]"),
 ]  # fmt: skip
 OutputDirOption = Annotated[
     Path | None, typer.Option("--output-dir", "-o", envvar="FLATCAR_BAKE_OUTPUT_DIR", metavar="DIR",
