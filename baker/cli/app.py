@@ -12,6 +12,7 @@ from baker import __version__
 # Name: (module, attribute, first line of its help). The line is repeated here so that the overview needs no import.
 COMMANDS = {
     "bake": ("baker.cli.bake", "bake", "Bake sysexts into a Flatcar image for a vendor."),
+    "lint": ("baker.cli.lint", "lint", "Check a bake.toml before it is baked, without downloading images."),
     "convert": ("baker.cli.convert", "convert", "Convert an image baked earlier into the formats of vendors."),
     "inspect": ("baker.cli.inspect", "inspect", "Show the partitions, release and sysexts of an image."),
     "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that its extensions merge."),
