@@ -198,5 +198,5 @@ def _recipe_configs(
     if recipe is None or version is None:
         return {}
     scope = Scope(recipe, version[1], request.arch, name=name)
-    configs = stream_configs(recipe, scope, services.bakery, folder)
+    configs = stream_configs(recipe, scope, folder)
     return {key: text for key, text in configs.items() if key != "noop.conf"}
