@@ -96,7 +96,10 @@ def parse_file(word: str) -> FileRequest:
         raise UsageError(f"--file {word!r}: {path} on ROOT is hidden by another mount in the running system.", hint)
     if partition is InstallTarget.OEM and path in _OWN:
         raise UsageError(f"--file {word!r}: {path} of the OEM partition is made by the bake.", _OWN[path])
-    return FileRequest(Path(found["source"]), partition, path, int(found["mode"], 8) if found["mode"] else None)
+    mode = int(found["mode"], 8) if found["mode"] else None
+    if mode is not None and mode & 0o6000:
+        raise UsageError(f"--file {word!r}: nothing baked may be setuid or setgid.", f"Write {mode & 0o1777:o}.")
+    return FileRequest(Path(found["source"]), partition, path, mode)
 
 
 def _partition(word: str, name: str) -> InstallTarget:

@@ -126,7 +126,15 @@ def plan_additions(
             "a base config must be of spec 3.",
             "Rewrite it, for example for 3.3.0. --ignition takes spec 2.x.",
         )
-    _warn_of_collisions(planned, sysexts, install_to, version, console)
+    mount = oem_mount(version)
+    baked = _baked(planned, sysexts, install_to, mount)
+    _check_places(planned, baked, mount)
+    baked |= {(mount if item.request.partition is InstallTarget.OEM else "") + item.request.path: None
+              for item in planned.files}  # fmt: skip
+    if planned.survive_reset:
+        # What the base config declares, a user's config may declare as well: Ignition merges the two.
+        baked = {path: target for path, target in baked.items() if path.startswith(f"{mount}/")}
+    _warn(planned, baked, console)
     return planned
 
 
@@ -163,38 +171,42 @@ def check_additions(planned: PlannedAdditions, version: str) -> None:
         )
 
 
-def _warn_of_collisions(
-    planned: PlannedAdditions, sysexts: Iterable[PlannedSysext], install_to: InstallTo, version: str, console: Console
-) -> None:
+def _check_places(planned: PlannedAdditions, baked: Mapping[str, str | None], mount: str) -> None:
+    """Refuse a file at the place of something else that is baked."""
+    for item in planned.files:
+        path = (mount if item.request.partition is InstallTarget.OEM else "") + item.request.path
+        if path in baked:
+            raise UsageError(
+                f"{item.request.source} is to be put at {item.request.installed}, where the bake puts something else.",
+                "Give it another path.",
+            )
+
+
+def _warn(planned: PlannedAdditions, baked: Mapping[str, str | None], console: Console) -> None:
     """Say which paths of the user's configs are baked as well: Ignition fails on a first boot that finds them."""
-    baked = baked_paths(planned, sysexts, install_to, version)
-    for config in (planned.ignition, planned.ignition_base):
-        for path in collisions(config, baked) if config else ():
+    for config in filter(None, (planned.ignition, planned.ignition_base)):
+        for path in collisions(config, baked):
             console.warn(
-                f"{config.name if config else ''} declares {path}, which is baked already: the first boot would fail. "
+                f"{config.name} declares {path}, which is baked already: the first boot would fail. "
                 "Drop it from the config, or add overwrite: true."
             )
-        for label in wipes(config) if config else ():
-            console.warn(f"{config.name if config else ''} wipes {label}, and with it what is baked there.")
+        for label in wipes(config):
+            console.warn(f"{config.name} wipes {label}, and with it what is baked there.")
 
 
-def baked_paths(
-    planned: PlannedAdditions, sysexts: Iterable[PlannedSysext], install_to: InstallTo, version: str
-) -> Mapping[str, str | None]:
-    """What the running system finds at its first boot before Ignition runs: the targets of links, None for files."""
-    on_root = install_to.target is InstallTarget.ROOT
-    mount = oem_mount(version)
-    links: dict[str, str] = {f"/etc/extensions/{name}-flatcar.raw": "/dev/null" for name in planned.disabled_builtins}
-    files = {(mount if item.request.partition is InstallTarget.OEM else "") + item.request.path
-             for item in planned.files}  # fmt: skip
-    files |= {item.installed for item in planned.official}
+def _baked(
+    planned: PlannedAdditions, sysexts: Iterable[PlannedSysext], install_to: InstallTo, mount: str
+) -> dict[str, str | None]:
+    """What the bake puts into the image besides the user's files, as the running system sees it before Ignition runs.
+
+    The targets of links by path, None for files.
+    """
+    found: dict[str, str | None] = {f"/etc/extensions/{name}-flatcar.raw": "/dev/null"
+                                    for name in planned.disabled_builtins}  # fmt: skip
+    found |= dict.fromkeys(item.installed for item in planned.official)
     for item in sysexts:
-        path = item.installed if on_root else mount + item.installed
-        files.add(path)
-        links[f"/etc/extensions/{item.name}.raw"] = path
+        path = item.installed if install_to.target is InstallTarget.ROOT else mount + item.installed
+        found |= {path: None, f"/etc/extensions/{item.name}.raw": path}
         if item.config:
-            files.add(f"/etc/sysupdate.{item.name}.d/{Path(item.config).name}")
-    if planned.survive_reset:
-        # What the base config declares, a user's config may declare as well: Ignition merges the two.
-        return {path: None for path in files if path.startswith(f"{mount}/")}
-    return {**links, **dict.fromkeys(files)}
+            found[f"/etc/sysupdate.{item.name}.d/{Path(item.config).name}"] = None
+    return found

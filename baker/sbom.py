@@ -74,6 +74,9 @@ def _contents(
             part = _id("input", item["name"])
             packages.append(_package(part, item["name"], version, "FILE", item["url"], item["sha256"]))
             relations.append(_relation(part, "PACKAGE_OF", _RELEASE))
+    added = [(item["installed"], item["sha256"]) for kind in ("files", "ignition")
+             for item in plan.additions.as_dict().get(kind, ())]  # fmt: skip
+    packages += [_package(_id("added", name), name, "", "FILE", sha256=sha256) for name, sha256 in added]
     for record in sysexts:
         config = record["sysupdate_config"]
         if config:
@@ -97,6 +100,7 @@ def _contents(
         if is_disk:
             relations.append(_relation(part, "GENERATED_FROM", _RELEASE))
             relations += [_relation(part, "CONTAINS", _id("sysext", record["name"])) for record in sysexts]
+            relations += [_relation(part, "CONTAINS", _id("added", name)) for name, _ in added]
     return {"packages": packages, "relationships": relations}
 
 
