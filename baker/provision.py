@@ -12,6 +12,7 @@ from typing import Any
 from baker.butane import IGNITION_VERSION, Config
 from baker.errors import UsageError
 from baker.ignition import IgnitionConfig, canonical, data_url, merge_base, parse_config
+from baker.official import CONF, enabled_conf
 from baker.recipe.examples import Example
 from baker.recipe.model import Recipe
 from baker.remote import RemoteSysext
@@ -21,15 +22,23 @@ from baker.sysupdate import drop_in, noop_config
 DROP_IN = "10-flatcar-bake.conf"
 
 
-def provisioning(sysexts: Iterable[RemoteSysext], updates: bool) -> Config:
-    """The config that fetches and links `sysexts`, and with `updates` keeps those up to date that have a config."""
+def provisioning(
+    sysexts: Iterable[RemoteSysext], updates: bool, disabled: Iterable[str] = (), official: Iterable[str] = ()
+) -> Config:
+    """The config that fetches and links `sysexts`, and with `updates` keeps those up to date that have a config.
+
+    `disabled` are built-in sysexts to turn off beside those that are replaced, such as docker-flatcar. `official` are
+    names of Flatcar's own extra ones, which the initrd fetches in the version of the system, and updates with it.
+    """
     found = tuple(sysexts)
     files = [_image(item) for item in found]
     links = [_link(f"/etc/extensions/{item.name}.raw", item.path) for item in found]
     # A link to /dev/null hides the one of the same name that the /usr image brings.
-    hidden = sorted({name for item in found for name in item.builtins})
+    hidden = sorted({name for item in found for name in item.builtins} | set(disabled))
     links += [_link(f"/etc/extensions/{name}.raw", "/dev/null") for name in hidden]
     config: Config = {"ignition": {"version": IGNITION_VERSION}}
+    if enabled := tuple(official):
+        files.append(_file(CONF, enabled_conf(None, enabled).decode()))
     updated = [item for item in found if updates and item.config]
     if updated:
         files += [_file(f"/etc/sysupdate.{item.name}.d/{item.config_name}", item.config) for item in updated]
@@ -41,7 +50,7 @@ def provisioning(sysexts: Iterable[RemoteSysext], updates: bool) -> Config:
                 {"name": "systemd-sysupdate.timer", "enabled": True},
             ]
         }
-    config["storage"] = {"files": files, "links": links}
+    config["storage"] = {kind: nodes for kind, nodes in (("files", files), ("links", links)) if nodes}
     return config
 
 

@@ -230,6 +230,13 @@ def test_a_config_of_ones_own_is_merged_and_must_not_contradict(bakery: MirrorSe
     assert done.returncode == 2 and "own.ign declares /etc/extensions/tools.raw" in done.stderr
 
 
+def test_what_flatcar_has_itself_is_turned_off_and_on(bakery: MirrorServer, tmp_path: Path) -> None:
+    words = ("--disable-builtin", "docker", "--official-sysext", "zfs,flatcar-podman", "--format", "ignition")
+    root = apply(run(bakery, tmp_path, *words), tmp_path / "root", tmp_path)
+    assert os.readlink(root / "etc/extensions/docker-flatcar.raw") == "/dev/null"
+    assert (root / "etc/flatcar/enabled-sysext.conf").read_text() == "zfs\npodman\n"
+
+
 def test_what_butane_cannot_say_is_refused() -> None:
     config = add(provisioning([], False), {"ignition": {"version": "3.5.0"}}, "own.ign")
     with pytest.raises(UsageError, match="cannot say what is of Ignition's spec"):

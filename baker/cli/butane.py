@@ -86,6 +86,8 @@ def butane(
     list_examples: Annotated[
         bool, typer.Option("--list-examples", help="List the examples, of all recipes or of those named.")
     ] = False,
+    official_sysext: options.OfficialSysextOption = None,
+    disable_builtin: options.DisableBuiltinOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", envvar="FLATCAR_BAKE_OUTPUT", metavar="FILE", help="Write to this file."),
@@ -113,6 +115,7 @@ def butane(
 
     The machine downloads them at its first boot, checks their digests and links them; it boots a plain image.
     """
+    from baker.additions import parse_builtins, parse_official
     from baker.console import make_console
     from baker.errors import UsageError
     from baker.model import Arch
@@ -125,12 +128,13 @@ def butane(
     if output is not None and output.exists() and not force:
         raise UsageError(f"{output} exists already.", "Write to another --output, or overwrite it with --force.")
     given = _values(values or ())
+    official, disabled = parse_official(official_sysext or ()), parse_builtins(disable_builtin or ())
     request = RemoteRequest(arch or Arch.X86_64, server or "", update, tuple(allow or ()))
     console = make_console(progress, quiet)
     try:
         with options.open_services(console, bakery=bakery, cache_dir=cache_dir, recipes=recipes) as services:
-            found = find_remote(sysexts or (), request, services)
-            config = provisioning(found, update)
+            found = find_remote(sysexts or (), request, services) if sysexts or not (official or disabled) else ()
+            config = provisioning(found, update, [f"{name}-flatcar" for name in disabled], official)
             config = _with_examples(config, [item.name for item in found], example or (), given, services)
             if merge is not None:
                 config = _merged(config, merge)
