@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,6 +266,43 @@ def test_words_are_understood():
         FileRequest(Path("x"), InstallTarget.OEM, "/d/x"),
     )
     assert made.disabled_builtins == ("docker", "containerd") and made.official == ("zfs", "python")
+
+
+BUTANE = """#!/usr/bin/env python3
+import argparse, json, pathlib, sys
+options = argparse.ArgumentParser()
+options.add_argument("--strict", action="store_true", required=True)
+options.add_argument("--files-dir", type=pathlib.Path, required=True)
+folder = options.parse_args().files_dir
+lines = dict(line.split(": ", 1) for line in sys.stdin.read().splitlines())
+if lines["variant"] != "flatcar":
+    print("Error translating config: No translator exists for variant", lines["variant"], file=sys.stderr)
+    sys.exit(1)
+source = "data:," + (folder / lines["local"]).read_text()
+files = [{"path": lines["path"], "contents": {"source": source}}]
+json.dump({"ignition": {"version": "3.3.0"}, "storage": {"files": files}}, sys.stdout)
+"""
+"""Takes the place of butane, which neither Debian nor PyPI has: its command line, and a language of four words."""
+
+
+def test_butane_translates_what_is_named_as_yaml(release, folder):
+    (folder / "bin").mkdir()
+    (folder / "bin/butane").write_text(BUTANE)
+    (folder / "bin/butane").chmod(0o755)
+    (folder / "configs").mkdir()
+    (folder / "configs/node.bu").write_text("variant: flatcar\nlocal: name\npath: /etc/x\n")
+    (folder / "configs/name").write_text("beside")
+    env = release.env | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    words = ("-v", "tiny", "-o", "out", "--ignition", "configs/node.bu")
+    done = flatcar_bake(*words, env=env, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    config = json.loads(Disk(folder / "out" / VENDOR_IMAGE, folder).oem("config.ign").read_text())
+    assert config["storage"]["files"] == [{"path": "/etc/x", "contents": {"source": "data:,beside"}}]
+    (folder / "configs/node.bu").write_text("variant: other\n")
+    refused = flatcar_bake(*words, "--force", env=env, cwd=folder)
+    assert refused.returncode == 2
+    said = " ".join(refused.stderr.split())
+    assert "configs/node.bu is no valid Butane config: Error translating config: No translator exists" in said, said
 
 
 def test_configs_that_would_fail_the_first_boot_are_warned_of(release, folder):
