@@ -111,7 +111,7 @@ def butane(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Write a Butane or Ignition config by which machines fetch extensions.
+    """Write a Butane or Ignition config that fetches extensions.
 
     The machine downloads them at its first boot, checks their digests and links them; it boots a plain image.
     """
