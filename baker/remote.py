@@ -168,7 +168,13 @@ def _config(item: SysextRequest, file_name: str, request: RemoteRequest, service
         services.console.warn(
             f"{file_name} is no version by any update config ({', '.join(choices)}): it will be fetched again."
         )
-    return max((fitting or choices).items(), key=lambda pair: len(pair[0]))
+    name, text = max((fitting or choices).items(), key=lambda pair: len(pair[0]))
+    if parse_config(text.encode()).verify:
+        services.console.warn(
+            f"{item.name} is updated from signed releases only: give machines the public key, as "
+            "/etc/systemd/import-pubring.gpg."
+        )
+    return name, text
 
 
 def _folder(item: SysextRequest, request: RemoteRequest, services: Services) -> str:

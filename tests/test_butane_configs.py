@@ -43,6 +43,8 @@ Path=/opt/extensions/{name}
 CurrentSymlink=/etc/extensions/{name}.raw
 """
 
+SIGNED = CONFIG.format(name="tools", pattern="tools-@v-%a.raw").replace("Verify=false", "Verify=true")
+
 
 @pytest.fixture(scope="module")
 def bakery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirrorServer]:
@@ -182,6 +184,17 @@ def test_a_bakery_with_a_folder_for_each_extension(tmp_path: Path) -> None:
     config = parse_config(found.config.encode())
     assert config.source_path == "https://sysexts.example/k3s/"
     assert config.target_patterns == ("k3s-v1.33.@v-%a.raw",)
+
+
+def test_signed_updates_need_a_key_on_the_machine(services: Services, bakery: MirrorServer) -> None:
+    bakery.on("/tools.conf", lambda handler: handler.answer(200, SIGNED.encode()))
+    try:
+        (found,) = find_remote(["tools@1.2.0"], RemoteRequest(updates=True), services)
+    finally:
+        bakery.faults.clear()
+    assert found.config == SIGNED
+    (warning,) = services.console.warnings  # type: ignore[attr-defined]
+    assert "import-pubring.gpg" in warning
 
 
 REFUSED = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,7 +141,7 @@ def butane(
                 config = _merged(config, merge)
     finally:
         console.close()
-    text = _render(config, format)
+    text = _render(config, Format.IGNITION if json else format)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -148,7 +149,7 @@ def butane(
         typer.echo(output)
 
 
-butane.__doc__ = f"{butane.__doc__}\n\n{_EPILOG}"
+butane.__doc__ = f"{cleandoc(butane.__doc__ or '')}\n\n{_EPILOG}"
 
 
 def _values(words: Iterable[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +100,7 @@ def lint(
         raise typer.Exit(code)
 
 
-lint.__doc__ = f"{lint.__doc__}\n\n{_EPILOG}"
+lint.__doc__ = f"{cleandoc(lint.__doc__ or '')}\n\n{_EPILOG}"
 
 
 def _request(file: BakeFile) -> BakeRequest:
@@ -123,4 +124,7 @@ def _show(findings: list[FileFinding], paths: list[Path], format: Format) -> Non
         errors = sum(each.level == "error" for each in findings)
         warnings = sum(each.level == "warning" for each in findings)
         names = ", ".join(map(str, paths))
-        typer.echo(f"{names}: {errors} errors, {warnings} warnings" if findings else f"{names}: fine")
+        counts = (
+            f"{errors} {'error' if errors == 1 else 'errors'}, {warnings} {'warning' if warnings == 1 else 'warnings'}"
+        )
+        typer.echo(f"{names}: {counts}" if findings else f"{names}: fine")
