@@ -73,7 +73,11 @@ def _represent_octal(dumper: yaml.SafeDumper, value: _Octal) -> yaml.ScalarNode:
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+    # Outside of quotes YAML makes one kind of line break of all of them.
+    odd = any(character in value for character in "\r\x85\u2028\u2029\ufeff")
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", value, style='"' if odd else "|" if "\n" in value else None
+    )
 
 
 _Dumper.add_representer(_Octal, _represent_octal)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from cli import flatcar_bake
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mirrors import Recorder
 from provisioning import IgnitionFailed, apply, butane, decoded, valid
 from servers import MirrorServer
@@ -281,6 +283,36 @@ def test_any_text_survives_both_formats(content: str) -> None:
     read = from_butane(json.dumps(document), "it")  # JSON is YAML
     assert decoded(from_butane(to_butane(read), "it")) == decoded(butane(to_butane(read))) == decoded(read)
     assert decoded(read)["storage"]["files"][0]["contents"] == content
+
+
+@settings(max_examples=80, derandomize=True, deadline=None, database=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_whatever_a_unit_holds_is_the_same_afterwards(content: str) -> None:
+    config = {"ignition": {"version": "3.3.0"}, "systemd": {"units": [{"name": "a.service", "contents": content}]}}
+    assert from_butane(to_butane(config), "it")["systemd"] == config["systemd"]
+
+
+KEYS = st.sampled_from(
+    ["storage", "files", "path", "mode", "contents", "inline", "source", "systemd", "units", "name"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(KEYS, each, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@given(VALUES)
+def test_whatever_is_given_as_butane_is_read_or_refused(value: object) -> None:
+    text = value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, dict):
+        text = json.dumps({"variant": "flatcar", "version": "1.0.0", **value})
+    try:
+        config = from_butane(text, "it")
+    except UsageError:
+        return
+    assert from_butane(to_butane(config), "it") == config
 
 
 def test_every_example_of_a_recipe_is_valid() -> None:

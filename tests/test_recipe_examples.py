@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from cli import flatcar_bake
 from provisioning import apply
-from recipe_checks import SYSTEM_PROGRAMS
+from recipe_builds import build_recipe
+from recipe_checks import SYSTEM_PROGRAMS, unpack
+from upstream import Upstream
 
 from baker.errors import UsageError
+from baker.model import Arch
 from baker.provision import choose_example
 from baker.recipe.examples import Example
 from baker.recipe.load import load_recipe, load_recipes
@@ -164,6 +167,20 @@ def test_systemd_has_nothing_against_the_units_of_an_example(name: str, example:
         env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
     )  # fmt: skip
     assert done.stderr == "" and done.returncode == 0, done.stderr
+
+
+def test_the_real_nats_server_accepts_the_config_of_its_example(upstream: Upstream, tmp_path: Path) -> None:
+    (example,) = load_recipes()["wasmcloud"].examples
+    made = build_recipe(upstream, tmp_path, "wasmcloud", Arch.X86_64)
+    tree = unpack(made.path, tmp_path / "tree")
+    values = {"hub": "nats-leaf://user:password@192.0.2.10:7422", "lattice": "default"}
+    root = apply(json.dumps(example.config(values)), tmp_path / "root", tmp_path)
+    config = root / "etc/nats/nats.conf"
+    words = [tree / "usr/bin/nats-server", "-t", "-c", config]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    config.write_text(config.read_text().replace("leafnodes", "leafnode_s"))
+    assert subprocess.run(words, capture_output=True).returncode != 0
 
 
 def place(program: Path) -> None:

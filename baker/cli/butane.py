@@ -46,7 +46,7 @@ def butane(
         typer.Option(
             "--update",
             "--updates",
-            envvar="FLATCAR_BAKE_UPDATE",
+            envvar="FLATCAR_BAKE_UPDATES",
             help="Let systemd-sysupdate keep the extensions up to date.",
         ),
     ] = False,
@@ -60,7 +60,7 @@ def butane(
         ),
     ] = None,
     format: Annotated[
-        Format, typer.Option("--format", envvar="FLATCAR_BAKE_FORMAT", help="Butane (YAML) or Ignition (JSON).")
+        Format, typer.Option("--format", envvar="FLATCAR_BAKE_CONFIG_FORMAT", help="Butane (YAML) or Ignition (JSON).")
     ] = Format.BUTANE,
     example: Annotated[
         list[str] | None,

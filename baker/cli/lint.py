@@ -43,7 +43,7 @@ def lint(
         Format,
         typer.Option(
             "--format",
-            envvar="FLATCAR_BAKE_FORMAT",
+            envvar="FLATCAR_BAKE_LINT_FORMAT",
             help="For people, programs, GitHub Actions (annotations), or GitLab (a Code Quality report).",
         ),
     ] = Format.TEXT,
