@@ -22,6 +22,8 @@ _FIRST_WITH_MERGED_SBIN = 4116
 
 # The program that shows a sysext to replace one of those that Flatcar carries in /usr/share/flatcar/sysext.
 _BUILTINS = {"/usr/bin/dockerd": "docker-flatcar", "/usr/bin/containerd": "containerd-flatcar"}
+BUILTINS = tuple(_BUILTINS.values())
+"""Flatcar's own sysexts that others may take the place of."""
 
 # Folders of Flatcar that must stay folders, owned by root and readable for everybody.
 _SYSTEM_FOLDERS = (

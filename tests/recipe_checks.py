@@ -15,7 +15,7 @@ from baker.contents import open_contents
 from baker.model import Arch
 from baker.recipe.build import Built
 from baker.run import run
-from baker.sysext import RELEASE_FOLDER
+from baker.sysext import RELEASE_FOLDER, builtins_replaced
 
 # Programs of Flatcar that units of ours run.
 SYSTEM_PROGRAMS = (
@@ -115,6 +115,7 @@ def check(
     """
     assert listing(made.path) == contents
     assert {finding.code for finding in made.findings()} == set(known)
+    assert builtins_replaced(made.path, None) == set(made.request.recipe.replaces)
     tree = unpack(made.path, folder / "tree")
     assert wrong_machines(tree, made.request.arch) == {}
     assert verify_units(system_root(folder / "root"), tree, *([beside] if beside else [])) == ""

@@ -12,12 +12,14 @@ from baker import __version__
 # Name: (module, attribute, first line of its help). The line is repeated here so that the overview needs no import.
 COMMANDS = {
     "bake": ("baker.cli.bake", "bake", "Bake sysexts into a Flatcar image for a vendor."),
+    "lint": ("baker.cli.lint", "lint", "Check a bake.toml before it is baked, without downloading images."),
     "convert": ("baker.cli.convert", "convert", "Convert an image baked earlier into the formats of vendors."),
     "inspect": ("baker.cli.inspect", "inspect", "Show the partitions, release and sysexts of an image."),
     "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that its extensions merge."),
     "pxe": ("baker.cli.pxe", "pxe_app", "Boot machines from the network with what was baked for them."),
     "verify": ("baker.cli.verify", "verify", "Check that the files of a bake are what its manifest says."),
     "recipe": ("baker.cli.recipe", "recipe_app", "Build sysexts from recipes, such as docker and wasmtime."),
+    "butane": ("baker.cli.butane", "butane", "Write a Butane or Ignition config that fetches extensions."),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
     "sysext": ("baker.cli.sysext", "sysext_app", "Pack a folder as a sysext; look into sysexts and check them."),
     "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it, without baking."),

@@ -185,7 +185,7 @@ def bake(
     path = lock_file or (config.parent if config else Path()) / LOCK_NAME
     if lock and (locked or plan_only):
         raise UsageError(f"--lock writes {path} after a bake, so it does not go with --locked or --plan.")
-    request = _request(chosen, force, keep_work, tuple(vendors or ()), Lock.load(path) if locked else None)
+    request = make_request(chosen, force, keep_work, tuple(vendors or ()), Lock.load(path) if locked else None)
     console = make_console(progress, quiet)
     with ExitStack() as stack:
         stack.callback(console.close)
@@ -221,7 +221,7 @@ def _merge(said: dict[str, Any], file: BakeFile | None) -> dict[str, Any]:
     return {key: value if value is not None else getattr(file, key, None) for key, value in said.items()}
 
 
-def _request(
+def make_request(
     chosen: dict[str, Any], force: bool, keep_work: bool, folders: tuple[Path, ...], lock: Lock | None
 ) -> BakeRequest:
     from baker.additions import Additions

@@ -10,10 +10,12 @@ from baker.model import Arch
 from baker.recipe import entries
 from baker.recipe.checks import check_recipe
 from baker.recipe.entries import Reader, read_all
+from baker.recipe.examples import read_examples
 from baker.recipe.lines import LineTable, load_lines
 from baker.recipe.model import Promise, Recipe, RecipeTests, Run, Versions
 from baker.resources import catalogue
 from baker.schema import suggest
+from baker.treelint import BUILTINS
 
 SCHEMA = 1
 
@@ -54,6 +56,8 @@ def load_recipe(folder: Path) -> Recipe:
         streams=tuple(entries.read_stream(table) for table in top.tables("stream")),
         tests=_tests(top.table("test")),
         promise=_promise(top.table("promise")),
+        replaces=_builtins(top),
+        examples=read_examples(top.named("butane"), folder),
     )
     top.done()
     if recipe.name != folder.absolute().name:
@@ -68,6 +72,14 @@ def _arch(word: str, place: str) -> Arch:
     if word not in tuple(Arch):
         raise UsageError(f"{place}: there is no architecture {word!r}.", suggest(word, Arch))
     return Arch(word)
+
+
+def _builtins(top: LineTable) -> tuple[str, ...]:
+    names = top.strings("replaces", ())
+    for name in names:
+        if name not in BUILTINS:
+            raise UsageError(f"{top.place('replaces')}: Flatcar has no built-in {name!r}.", suggest(name, BUILTINS))
+    return names
 
 
 def _versions(top: LineTable) -> Versions:

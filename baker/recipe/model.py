@@ -16,6 +16,7 @@ from pathlib import Path
 from baker.errors import UsageError
 from baker.model import Arch
 from baker.recipe.conditions import ALWAYS, Condition
+from baker.recipe.examples import Example
 
 EXECUTABLE, PLAIN = 0o755, 0o644
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
@@ -337,6 +338,9 @@ class Recipe:
     streams: tuple[Stream, ...] = ()
     tests: RecipeTests = RecipeTests()
     promise: Promise = Promise()
+    replaces: tuple[str, ...] = ()
+    """Flatcar's built-in sysexts that it takes the place of."""
+    examples: tuple[Example, ...] = ()
 
     @property
     def path(self) -> Path:

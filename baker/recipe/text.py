@@ -28,6 +28,8 @@ def recipe_row(recipe: Recipe) -> dict[str, Any]:
         "variants": {variant.name: variant.description for variant in recipe.variants},
         "sources": [{"id": each.id, "url": each.url, "trust": trust(each.checksum)} for each in recipe.sources],
         "streams": [stream.name for stream in recipe.streams], "folder": str(recipe.folder),
+        "replaces": list(recipe.replaces),
+        "examples": {example.name: example.description for example in recipe.examples},
     }  # fmt: skip
 
 
@@ -90,6 +92,10 @@ def _details(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "requires", f"the sysexts {', '.join(recipe.requires)}"
     if recipe.host_needs:
         yield "needs", f"{', '.join(recipe.host_needs)} on the machine"
+    if recipe.replaces:
+        yield "replaces", f"Flatcar's own {', '.join(recipe.replaces)}"
+    for example in recipe.examples:
+        yield "example", f"flatcar-bake butane {recipe.name}@… --example {example.name}: {example.description}"
     if recipe.streams:
         yield "updates by", ", ".join(f"{stream.name}.conf" for stream in recipe.streams)
     yield "recipe", str(recipe.path)
