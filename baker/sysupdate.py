@@ -46,6 +46,8 @@ class TransferConfig:
     current_symlink: str
     relative_to: tuple[str, str]
     """PathRelativeTo= of source and target; `root` where it is not said."""
+    verify: bool = True
+    """Whether the source's SHA256SUMS must have a good signature."""
 
 
 def parse_config(data: bytes) -> TransferConfig:
@@ -71,6 +73,7 @@ def parse_config(data: bytes) -> TransferConfig:
         last("Target", "Type", "regular-file"), last("Target", "Path"), patterns("Target") or source_patterns,
         last("Target", "CurrentSymlink"),
         (last("Source", "PathRelativeTo", "root"), last("Target", "PathRelativeTo", "root")),
+        last("Transfer", "Verify", "yes").lower() not in ("0", "no", "n", "false", "f", "off"),
     )  # fmt: skip
 
 
@@ -103,15 +106,15 @@ def _read_ini(data: bytes) -> dict[tuple[str, str], list[str]]:
     return values
 
 
-def transfer_config(name: str, pattern: str, url: str) -> str:
+def transfer_config(name: str, pattern: str, url: str, *, verify: bool = False) -> str:
     """The transfer config by which systemd-sysupdate keeps the sysext `name` up to date, laid out as bakes do.
 
     `pattern` is a file name with `@v` for the version and `%a` for the architecture, `url` the folder of the files.
-    Nobody signs what bakeries publish: https and the SHA256SUMS there are all there is. UsageError for a config that
-    would be refused by `lint_config`.
+    With `verify` the SHA256SUMS there must be signed by a key in import-pubring.gpg of the machine; without, https is
+    all that vouches for it. UsageError for a config that would be refused by `lint_config`.
     """
     text = (
-        "[Transfer]\nVerify=false\n\n"
+        f"[Transfer]\nVerify={str(verify).lower()}\n\n"
         f"[Source]\nType=url-file\nPath={url.rstrip('/')}/\nMatchPattern={pattern}\n\n"
         f"[Target]\nInstancesMax=3\nType=regular-file\nPath=/opt/extensions/{name}\n"
         f"MatchPattern={pattern}\nCurrentSymlink=/etc/extensions/{name}.raw\n"
@@ -124,8 +127,8 @@ def transfer_config(name: str, pattern: str, url: str) -> str:
 def lint_config(data: bytes, name: str) -> str:
     """Why a transfer config that nothing vouches for must not be baked for the sysext `name`; "" where it may.
 
-    It may only fetch over HTTPS, write below /opt/extensions/NAME, and link /etc/extensions/NAME.raw. The answer is a
-    fragment with its subject: "it writes to /usr".
+    It may only fetch over HTTPS (what is signed, over HTTP too), write below /opt/extensions/NAME, and link
+    /etc/extensions/NAME.raw. The answer is a fragment with its subject: "it writes to /usr".
     """
     try:
         config = parse_config(data)
@@ -137,7 +140,7 @@ def lint_config(data: bytes, name: str) -> str:
 def _lint_source(config: TransferConfig) -> str:
     if config.source_type != "url-file":
         return f"its source is of the type {config.source_type or 'nothing'!r} instead of 'url-file'"
-    if not _is_plain_https(config.source_path):
+    if not _is_plain_address(config.source_path, ("https", "http") if config.verify else ("https",)):
         return f"its source {config.source_path!r} is not a plain https address"
     if not config.source_patterns:
         return "it has no MatchPattern"
@@ -147,13 +150,13 @@ def _lint_source(config: TransferConfig) -> str:
     return ""
 
 
-def _is_plain_https(address: str) -> bool:
+def _is_plain_address(address: str, schemes: tuple[str, ...]) -> bool:
     try:
         url = urlsplit(address)
     except ValueError:  # a bracket that is not closed, and the like
         return False
     plain = url.username is None and not url.query and not url.fragment
-    return url.scheme == "https" and bool(url.hostname) and plain
+    return url.scheme in schemes and bool(url.hostname) and plain
 
 
 def _lint_target(config: TransferConfig, name: str) -> str:

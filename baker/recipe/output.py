@@ -24,7 +24,7 @@ def write_sysext(
     says the same already is left as it is. Raises what `build` raises; nothing is written then.
     """
     folder = target.parent
-    configs = stream_configs(request.recipe, request.scope, bakery) if bakery else {}
+    configs = stream_configs(request.recipe, request.scope, f"{bakery}/{request.component}/") if bakery else {}
     configs = {name: text for name, text in configs.items() if not _says(folder / name, text)}
     for name in (target.name, *configs):
         if (folder / name).exists() and not force:

@@ -7,10 +7,11 @@ from baker.recipe.words import Scope
 from baker.sysupdate import noop_config, transfer_config
 
 
-def stream_configs(recipe: Recipe, scope: Scope, bakery: str) -> dict[str, str]:
+def stream_configs(recipe: Recipe, scope: Scope, url: str, *, verify: bool = False) -> dict[str, str]:
     """File name → content of every stream's config, and of noop.conf, which systemd-sysupdate needs beside them.
 
-    `bakery` is the address under which extensions are published, each in a folder of its name.
+    `url` is the address of the folder in which the extension's images are published; `verify` says that its
+    SHA256SUMS is signed.
     """
     configs = {}
     component = scope.name or recipe.name
@@ -19,7 +20,7 @@ def stream_configs(recipe: Recipe, scope: Scope, bakery: str) -> dict[str, str]:
             _renamed(scope.expand(text, stream.where), recipe.name, component)
             for text in (stream.name, stream.pattern, stream.target or recipe.name)
         )
-        configs[f"{name}.conf"] = transfer_config(target, pattern, f"{bakery}/{component}/")
+        configs[f"{name}.conf"] = transfer_config(target, pattern, url, verify=verify)
     return configs | ({"noop.conf": noop_config()} if configs else {})
 
 
