@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baker.gather import fetch_bases, gather_oem, gather_sysexts
+from baker.gather import fetch_bases, gather_oem, gather_sysexts, use_update_key
 from baker.images import Images, make_images
 from baker.job import Job, OpenEditor
 from baker.manifest import SBOM_NAME, BakeManifest, sysext_record, tool_versions, write_records
@@ -36,7 +36,8 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         bases = fetch_bases(job)
         version = bases[0].version
         sysexts = gather_sysexts(job, version)
-        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force)
+        use_update_key(job)
+        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force, plan.update_key)
         oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, bases).items()}
         images = make_images(job, bases, placed.get("ROOT", []), oem)
         manifest = _manifest(job, version, sysexts, images)

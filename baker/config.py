@@ -37,6 +37,7 @@ class BakeFile:
     base: str | None = None
     backend: str | None = None
     updates: bool | None = None
+    update_key: Path | None = None
     allow: tuple[str, ...] | None = None
     mirror: str | None = None
     bakery: str | None = None
@@ -70,7 +71,7 @@ class _Reader:
             output_dir=self._path("output_dir"), image=self._path("image"),
             base=self._choice("base", ("auto", "generic", "published")),
             backend=self._choice("backend", ("auto", "offline", "loop")),
-            updates=self._optional("updates", bool), allow=self._strings("allow"),
+            updates=self._optional("updates", bool), update_key=self._path("update_key"), allow=self._strings("allow"),
             mirror=self._address("mirror"), bakery=self._address("bakery"), signing_key=self._path("signing_key"),
             fingerprint=self._optional("fingerprint", str), jobs=self._jobs(),
             compress=self._choice("compress", (*COMPRESSIONS, "none")), kernel_args=self._strings("kernel_args"),

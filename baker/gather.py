@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from baker.origin import Origin, first_edited, unpack_edited
 from baker.origins import PlannedSysext
 from baker.placing import ReadySysext
 from baker.services import Services
+from baker.sign import KEYRING_NAME
 from baker.sparse import LeadingDigest, file_sha256
 from baker.store import StoredDisk, StoredFile
 from baker.sysext import builtins_replaced, read_sysext
@@ -239,6 +241,13 @@ def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
     )  # fmt: skip
 
 
+def use_update_key(job: Job) -> None:
+    """Record the keys by which the machines will trust updates as an input, if there are some."""
+    if job.plan.update_key:
+        digest = hashlib.sha256(job.plan.update_key).hexdigest()
+        job.record({"kind": "update key", "name": KEYRING_NAME, "url": "", "sha256": digest, "signer": None})
+
+
 def _build(job: Job, item: PlannedSysext) -> tuple[Path, dict[str, Any]]:
     """Build a sysext from its recipe, or find it in the cache; returns it and what it was built with."""
     from baker.recipe.build import build
@@ -275,9 +284,15 @@ def _config(job: Job, item: PlannedSysext) -> Path | None:
 def _check_recognised(job: Job, item: PlannedSysext, config: bytes) -> None:
     """Warn when systemd-sysupdate will not know the baked file for one of its own: it would download it again."""
     try:
-        patterns = parse_config(config).target_patterns
+        parsed = parse_config(config)
     except ImageError as error:
         raise ImageError(f"The sysupdate config {Path(item.config).name} {error.message}.") from error
+    patterns = parsed.target_patterns
+    if parsed.verify and not job.plan.update_key:
+        job.console.warn(
+            f"{item.name} is updated from signed releases only, and the image gets no key to check them by: "
+            "--update-key FILE"
+        )
     if not any(matches(pattern, item.file_name, job.plan.arch) for pattern in patterns):
         job.console.warn(
             f"{item.file_name} does not match {' or '.join(patterns) or 'any pattern'} of {Path(item.config).name}, "

@@ -29,6 +29,7 @@ from baker.publish import unfinished
 from baker.request import BakeRequest, InstallTo
 from baker.run import ESSENTIAL, need
 from baker.services import Services
+from baker.sign import read_keyring
 from baker.sparse import file_sha256
 from baker.vendor import Vendor, find_vendors
 
@@ -57,6 +58,8 @@ class BakePlan:
     compress: str = ""
     """Asked for instead of what each platform takes; it is in the vendors already."""
     kernel_args: tuple[str, ...] = ()
+    update_key: bytes = b""
+    """A keyring for systemd-sysupdate; b"" for none."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -86,6 +89,7 @@ class BakePlan:
             "epoch": self.epoch,
             "compress": self.compress,
             "kernel_args": list(self.kernel_args),
+            **({"update_key": hashlib.sha256(self.update_key).hexdigest()} if self.update_key else {}),
         }  # fmt: skip
 
     @cached_property
@@ -141,6 +145,7 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
         allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
         jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
         lock=lock, compress=request.compress, kernel_args=request.kernel_args,
+        update_key=read_keyring(request.update_key) if request.update_key else b"",
     )  # fmt: skip
     if lock is not None:
         lock.check_plan(plan)
@@ -277,5 +282,7 @@ def describe(plan: BakePlan) -> str:
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
     if plan.kernel_args:
         lines.append(f"  kernel     {' '.join(plan.kernel_args)}")
+    if plan.update_key:
+        lines.append(f"  update key sha256 {plan.substance()['update_key'][:16]}…")
     lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
     return "\n".join(map(printable, lines))

@@ -21,6 +21,22 @@ KEYRING_NAME = "import-pubring.gpg"
 """The name of the public key's file: the one that systemd looks for in /etc/systemd."""
 
 
+def read_keyring(path: Path) -> bytes:
+    """The public keys in a file, armored or not, in the form that gpg's `--keyring` takes. UsageError for no key."""
+    with scratch() as home:
+        try:
+            gpg = ["gpg", "--batch", "--no-tty", "--no-options", "--no-autostart", "--homedir", os.fspath(home)]
+            run([*gpg, "--import"], input=path.read_bytes())
+            keys = run([*gpg, "--export"]).stdout
+        except OSError as error:
+            raise UsageError(f"Cannot read the key {path}: {error.strerror}.") from error
+        except CommandFailed:
+            keys = b""
+    if not keys:
+        raise UsageError(f"{path} holds no OpenPGP public key.", "A file made by gpg --export, armored or not.")
+    return keys
+
+
 class Signer(AbstractContextManager["Signer"]):
     """Signs by one secret key. A context manager.
 

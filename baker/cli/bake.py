@@ -83,6 +83,15 @@ def bake(
             help=("Let systemd-sysupdate update the sysexts that have a config.  [default: no-updates]"),
         ),
     ] = None,
+    update_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--update-key",
+            envvar="FLATCAR_BAKE_UPDATE_KEY",
+            metavar="FILE",
+            help="OpenPGP public keys by which systemd-sysupdate will trust signed releases.",
+        ),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -166,8 +175,8 @@ def bake(
     said: dict[str, Any] = {
         "sysexts": sysexts or None, "fetch": fetch or None, "vendors": vendor or None, "arch": arch,
         "release": release, "install_to": install_to, "output_dir": output_dir, "image": image, "base": base,
-        "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
-        "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
+        "backend": backend, "updates": updates, "update_key": update_key, "allow": allow or None,
+        "mirror": mirror, "bakery": bakery, "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
         "compress": compress, "kernel_args": kernel_arg or None, "build": build, "recipes": recipes or None,
         "mirror_urls": mirror_url or None, "recipes_lock": recipes_lock,
     }  # fmt: skip
@@ -228,6 +237,7 @@ def _request(
         base=str(chosen["base"] or "auto"),
         image=chosen["image"],
         updates=bool(chosen["updates"]),
+        update_key=chosen["update_key"],
         allow=tuple(chosen["allow"] or ()),
         jobs=chosen["jobs"] or 0,
         keep_work=keep_work,
