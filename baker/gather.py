@@ -304,16 +304,27 @@ def fetch_release(
     services: Services, request: str, arch: Arch, vendor_names: tuple[str, ...], base: str
 ) -> list[StoredDisk | StoredFile]:
     """Bring everything a bake of this release for these vendors would download into the cache, verified."""
+    release, names = release_files(services, request, arch, vendor_names, base)
+    return [
+        fetch_base(services, release, name) if is_base else services.store.signed_file(release, name)
+        for name, is_base in names.items()
+    ]
+
+
+def release_files(
+    services: Services, request: str, arch: Arch, vendor_names: tuple[str, ...], base: str
+) -> tuple[Release, dict[str, bool]]:
+    """The release that `request` means, and what a bake of it for these vendors downloads: name → is it a disk?"""
     vendors = find_vendors(vendor_names, arch, services.vendors)
     release = services.resolve(request, arch)
-    files: dict[str, StoredDisk | StoredFile] = {}
+    files: dict[str, bool] = {}
     for vendor in vendors:
         chosen = choose_source(vendor, base, len(vendors), release, services)
-        files.setdefault(chosen.source, fetch_base(services, release, chosen.source))
+        files[chosen.source] = True
         wanted = [extra.name for extra in vendor.files if extra.firmware and services.published(release, extra.name)]
         oem = chosen.vendor.oem
         if chosen.base == "generic" and oem and oem.sysext:
             wanted.append(f"oem-{oem.sysext}.raw")
         for name in wanted:
-            files.setdefault(name, services.store.signed_file(release, name))
-    return list(files.values())
+            files.setdefault(name, False)
+    return release, files

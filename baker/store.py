@@ -174,6 +174,10 @@ class Store:
         data = self._fetcher.read(url, _TEXT_LIMIT)
         return data, self._verifier().verify(data, self._signature(url, what), what)
 
+    def check(self, data: Path | bytes, signature: bytes, what: str) -> Signer:
+        """Who signed data that is here already; VerificationError unless it is the pinned key."""
+        return self._verifier().verify(data, signature, what)
+
     def pinned_url(self, url: str, sha256: str) -> StoredFile:
         """A file from anywhere whose sha256 is known."""
         name = file_name(url)

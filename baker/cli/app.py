@@ -22,6 +22,11 @@ COMMANDS = {
         "release_app",
         "Publish extensions: build many, list them for CI, sign and index them.",
     ),
+    "mirror": (
+        "baker.cli.mirror",
+        "mirror",
+        "Copy releases and extensions into a folder, for sites without a network.",
+    ),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
     "sysext": ("baker.cli.sysext", "sysext_app", "Pack a folder as a sysext; look into sysexts and check them."),
     "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it, without baking."),

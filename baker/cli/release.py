@@ -119,7 +119,7 @@ def build(
 
     from baker.console import make_console
     from baker.pack import PackOptions
-    from baker.releasing.index import Contents, add_folder, write_index
+    from baker.releasing.index import Contents, add_folder, check_url, write_index
     from baker.releasing.previous import carry_over, read_previous
     from baker.releasing.produce import PackedAs, build_all, plan_builds
 
@@ -135,7 +135,7 @@ def build(
             )
         )  # fmt: skip
         layout = _layout(output_dir, flat, services)
-        _check_url(url, bool(sign))
+        check_url(url, bool(sign))
         signer = _signer(sign, sign_passphrase_file, stack)
         items, unknown = _items(versions_file, add, arch, services)
         earlier = read_previous(previous, services, signer, unsigned_previous) if previous else {}
@@ -245,7 +245,7 @@ def metadata(
     from json import dumps
 
     from baker.console import make_console
-    from baker.releasing.index import Contents, add_folder, write_index
+    from baker.releasing.index import Contents, add_folder, check_url, write_index
     from baker.releasing.parts import merge_part
     from baker.releasing.previous import read_previous
 
@@ -254,7 +254,7 @@ def metadata(
         stack.callback(console.close)
         services = stack.enter_context(options.open_services(console, recipes=recipes, cache_dir=cache_dir))
         layout = _layout(output_dir, flat, services)
-        _check_url(url, bool(sign))
+        check_url(url, bool(sign))
         signer = _signer(sign, sign_passphrase_file, stack)
         earlier = read_previous(previous, services, signer, unsigned_previous) if previous else {}
         contents = Contents(dict(earlier))
@@ -301,13 +301,3 @@ def _signer(key: str, passphrase: Path | None, stack: ExitStack) -> Signer | Non
     from baker.sign import Signer
 
     return stack.enter_context(Signer(key, passphrase)) if key else None
-
-
-def _check_url(url: str, signed: bool) -> None:
-    """Said before hours of building rather than after."""
-    from baker.errors import UsageError
-
-    if not url or url.startswith("https://") or (signed and url.startswith("http://")):
-        return
-    hint = "Over plain http anybody on the way can change things: use https, or --sign."
-    raise UsageError(f"{url} is no address that machines may update from.", hint)

@@ -38,6 +38,15 @@ class Contents:
             )
 
 
+def check_url(url: str, signed: bool) -> None:
+    """UsageError for an address that no machine should update from; said before work rather than after."""
+    if url and not url.startswith(("https://", "http://") if signed else "https://"):
+        raise UsageError(
+            f"{url} is no address that machines may update from.",
+            "Over plain http anybody on the way can change things: use https, or --sign.",
+        )
+
+
 def add_folder(contents: Contents, layout: Layout, earlier: Iterable[str] = ()) -> None:
     """List the images that are in the release's folder. Those that are not in `earlier` count as new."""
     known = set(earlier)
