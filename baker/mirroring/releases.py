@@ -139,7 +139,10 @@ def _upstream_feed(services: Services) -> bytes:
 
 
 def old_releases(folder: MirrorFolder, keep: int) -> list[str]:
-    """The files of releases beyond the `keep` newest of each channel (of each year of LTS) and board."""
+    """The files of releases beyond the `keep` newest of each channel (of each year of LTS) and board.
+
+    What a channel means, by its `current`, stays.
+    """
     lost = set()
     for (channel, board), versions in mirrored_releases(folder.names()).items():
         streams: dict[int, list[str]] = {}
@@ -148,4 +151,6 @@ def old_releases(folder: MirrorFolder, keep: int) -> list[str]:
         for found in streams.values():
             for version in sorted(found, key=version_key, reverse=True)[keep:]:
                 lost.add(f"{channel}/{board}/{version}/")
+        for path in folder.path(f"{channel}/{board}").glob(f"current*/{_VERSION_TXT}"):
+            lost.discard(f"{channel}/{board}/{parse_version_txt(path.read_bytes())['FLATCAR_VERSION']}/")
     return [name for name in folder.names() if f"{name.rpartition('/')[0]}/" in lost]
