@@ -41,6 +41,7 @@ class BakeFile:
     allow: tuple[str, ...] | None = None
     mirror: str | None = None
     bakery: str | None = None
+    bakery_key: Path | None = None
     signing_key: Path | None = None
     fingerprint: str | None = None
     jobs: int | None = None
@@ -72,7 +73,8 @@ class _Reader:
             base=self._choice("base", ("auto", "generic", "published")),
             backend=self._choice("backend", ("auto", "offline", "loop")),
             updates=self._optional("updates", bool), update_key=self._path("update_key"), allow=self._strings("allow"),
-            mirror=self._address("mirror"), bakery=self._address("bakery"), signing_key=self._path("signing_key"),
+            mirror=self._address("mirror"), bakery=self._address("bakery"),
+            bakery_key=self._path("bakery_key"), signing_key=self._path("signing_key"),
             fingerprint=self._optional("fingerprint", str), jobs=self._jobs(),
             compress=self._choice("compress", (*COMPRESSIONS, "none")), kernel_args=self._strings("kernel_args"),
             build=self._optional("build", bool), recipes=self._folders("recipes"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 
 from baker.errors import UsageError, VerificationError
@@ -25,9 +26,8 @@ def read_keyring(path: Path) -> bytes:
     """The public keys in a file, armored or not, in the form that gpg's `--keyring` takes. UsageError for no key."""
     with scratch() as home:
         try:
-            gpg = ["gpg", "--batch", "--no-tty", "--no-options", "--no-autostart", "--homedir", os.fspath(home)]
-            run([*gpg, "--import"], input=path.read_bytes())
-            keys = run([*gpg, "--export"]).stdout
+            run([*_gpg_in(home), "--import"], input=path.read_bytes())
+            keys = run([*_gpg_in(home), "--export"]).stdout
         except OSError as error:
             raise UsageError(f"Cannot read the key {path}: {error.strerror}.") from error
         except CommandFailed:
@@ -35,6 +35,38 @@ def read_keyring(path: Path) -> bytes:
     if not keys:
         raise UsageError(f"{path} holds no OpenPGP public key.", "A file made by gpg --export, armored or not.")
     return keys
+
+
+def check_by_any(keys: bytes, data: bytes, signature: bytes, what: str) -> None:
+    """VerificationError unless `signature` over `data` is a good one by one of the public `keys`."""
+    errors = []
+    for fingerprint in _fingerprints(keys):
+        try:
+            with Verifier(keys, fingerprint) as verifier:
+                verifier.verify(data, signature, what)
+            return
+        except VerificationError as error:
+            errors.append(error)
+    raise (
+        errors[0]
+        if len(errors) == 1
+        else VerificationError(
+            f"{what} is signed by none of the {len(errors)} keys that may.", errors[0].hint if errors else None
+        )
+    )
+
+
+def _fingerprints(keys: bytes) -> list[str]:
+    """Of all primary keys."""
+    with scratch() as home:
+        listing = run([*_gpg_in(home), "--with-colons", "--show-keys"], input=keys).text
+    lines = [line.split(":") for line in listing.splitlines()]
+    return [after[9] for line, after in pairwise(lines) if line[0] == "pub" and after[0] == "fpr"]
+
+
+def _gpg_in(home: Path) -> list[str]:
+    """gpg with a keyring of its own."""
+    return ["gpg", "--batch", "--no-tty", "--no-options", "--no-autostart", "--homedir", os.fspath(home)]
 
 
 class Signer(AbstractContextManager["Signer"]):
@@ -116,10 +148,7 @@ class Signer(AbstractContextManager["Signer"]):
         """The fingerprint of the primary key; UsageError when there is not exactly one."""
         listing = self._gpg("--with-colons", "--list-secret-keys", *([key] if key else []), ok=(0, 2)).decode()
         lines = [line.split(":") for line in listing.splitlines()]
-        found = [
-            lines[number + 1 :][0][9] for number, fields in enumerate(lines[:-1])
-            if fields[0] == "sec" and lines[number + 1][0] == "fpr"
-        ]  # fmt: skip
+        found = [after[9] for line, after in pairwise(lines) if line[0] == "sec" and after[0] == "fpr"]
         if len(found) != 1:
             what = key or "the file of --sign"
             several = f"{len(found)} secret keys: {', '.join(found)}" if found else "no secret key"

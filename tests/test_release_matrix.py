@@ -56,6 +56,15 @@ def test_a_pipeline_for_gitlab_is_valid_by_gitlabs_schema(count: int, jobs: int,
     assert subprocess.run(argv, capture_output=True, check=False).returncode != 0
 
 
+def test_the_workflow_in_the_manual_is_valid(tmp_path: Path) -> None:
+    manual = (Path(__file__).parent.parent / "docs/publish.md").read_text()
+    path = tmp_path / "workflow.yml"
+    path.write_text(manual.split("```yaml\n")[1].split("```")[0])
+    argv = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", path]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_kubernetes_and_crio_are_looked_up_minor_by_minor(upstream: Upstream, tmp_path: Path) -> None:
     for name in ("kubernetes", "crio"):
         upstream.add(name, Arch.X86_64)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from keys import TestKey
+from mirrors import Recorder
 from release_sites import Workshop, images
 from servers import MirrorServer
 
 from baker.errors import UsageError, VerificationError
+from baker.services import Services, Settings
 from baker.sign import Signer, read_keyring
 from baker.sysupdate import lint_config, parse_config, transfer_config
 
@@ -75,6 +77,38 @@ def test_a_signed_release_follows_signed_ones_only(key: TestKey, secret: Path, t
     report = shop.build("tool 1.2.3\n", "--sign", str(secret), "--previous", str(tmp_path / "unsigned"),
                         "--unsigned-previous", "--only-new", out="trusting")  # fmt: skip
     assert report["skipped"] == images("v1.2.3")
+
+
+def test_a_bakery_that_must_be_signed(key: TestKey, secret: Path, tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    shop.build("tool 1.2.3\n", "--sign", str(secret), "--url", "https://x.example", "-a", "x86-64")
+    site, image = tmp_path / "site", "tool-v1.2.3-x86-64.raw"
+    with TestKey("Else <else@example.org>") as other:
+        other.add_subkey()
+        others = other.export()
+    keys = {"right": key.export("--armor"), "both": others + key.export(), "wrong": others}
+    for name, data in keys.items():
+        (tmp_path / name).write_bytes(data)
+
+    def read(trusted: str, file: str) -> bool:
+        settings = Settings(bakery=str(site), bakery_key=tmp_path / trusted, cache_dir=tmp_path / "read")
+        with Services(settings, Recorder()) as services:
+            return services.store.bakery(services.bakery, file).verified
+
+    for trusted in ("right", "both"):
+        assert read(trusted, image) and read(trusted, "tool.conf")
+    with pytest.raises(VerificationError, match="is signed by an unknown key"):
+        read("wrong", image)
+    (site / "more.conf").write_bytes((site / "tool.conf").read_bytes())
+    with pytest.raises(VerificationError, match="does not list more"):
+        read("right", "more.conf")
+    sums = site / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace("noop", "moop"))
+    with pytest.raises(VerificationError, match="does not match its signature"):
+        read("right", image)
+    (site / "SHA256SUMS.gpg").unlink()
+    with pytest.raises(VerificationError, match="The bakery's list is not signed"):
+        read("right", image)
 
 
 def test_keys_come_from_a_file_or_from_the_keyring(

@@ -67,6 +67,7 @@ def test_a_baked_machine_updates_itself_from_a_published_release(
     words = [f"{name}@{version}" for name, version in OLD.items()]
     done = flatcar_bake(
         "bake", "-v", "qemu_uefi", "-o", tmp_path, "--bakery", site.url, "--updates",
+        "--bakery-key", site.folder / "import-pubring.gpg",
         "--update-key", site.folder / "import-pubring.gpg", f"{NAME}:{kit()}", *words,
         env=release_environment(stand_in) | {"FLATCAR_BAKE_CACHE_DIR": str(tmp_path / "cache")},
     )  # fmt: skip

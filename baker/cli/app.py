@@ -20,12 +20,12 @@ COMMANDS = {
     "release": (
         "baker.cli.release",
         "release_app",
-        "Publish extensions: build many, list them for CI, sign and index them.",
+        "Build, sign and index many sysexts as a release.",
     ),
     "mirror": (
         "baker.cli.mirror",
         "mirror",
-        "Copy releases and extensions into a folder, for sites without a network.",
+        "Copy releases and sysexts into a folder, for air gaps.",
     ),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
     "sysext": ("baker.cli.sysext", "sysext_app", "Pack a folder as a sysext; look into sysexts and check them."),

@@ -102,6 +102,7 @@ def mirror(
     sign_passphrase_file: SignPassphraseOption = None,
     mirror: options.MirrorOption = None,
     bakery: options.BakeryOption = None,
+    bakery_key: options.BakeryKeyOption = None,
     signing_key: options.SigningKeyOption = None,
     fingerprint: options.FingerprintOption = None,
     vendors: options.VendorsOption = None,
@@ -110,7 +111,7 @@ def mirror(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Copy releases and extensions into a folder, for sites without a network."""
+    """Copy releases and sysexts into a folder, for air gaps."""
     from json import dumps
 
     from baker.console import make_console
@@ -140,8 +141,8 @@ def mirror(
         stack.enter_context(target.locked())
         services = stack.enter_context(
             options.open_services(
-                console, mirror=mirror, bakery=bakery, signing_key=signing_key, fingerprint=fingerprint,
-                cache_dir=target.incoming, vendors=vendors,
+                console, mirror=mirror, bakery=bakery, bakery_key=bakery_key, signing_key=signing_key,
+                fingerprint=fingerprint, cache_dir=target.incoming, vendors=vendors,
             )
         )  # fmt: skip
         result = run_mirror(request, target, services, signer)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from baker.sign import Signer
 
 release_app = typer.Typer(
-    help="Publish extensions: build many, list them for CI, sign and index them.",
+    help="Build, sign and index many sysexts as a release.",
     no_args_is_help=True, rich_markup_mode=None,
 )  # fmt: skip
 
