@@ -42,8 +42,9 @@ class _Trixie(Apt):
         lists = work / "lists"
         (lists / "partial").mkdir(parents=True)
         super().__init__(lists)
-        targets = run([*self._command[:1], "indextargets", "--format", "$(REPO_URI) $(COMPONENT) $(SIGNED_BY)"]).text
-        address = next(line.split()[0] for line in targets.splitlines() if re.search(r"debian/? main", line))
+        # What an update would fetch: apt tells that without any lists, as a container image comes.
+        told = run([*self._command, "--print-uris", "update"]).text
+        address = next(iter(re.findall(r"'(\S+/debian)/dists/", told)))
         sources = work / "sources.list"
         sources.write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {address} {SUITE} main\n")
         self._command += ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=-"]

@@ -118,12 +118,13 @@ def test_a_bake_from_a_mirror_needs_no_network(stand_in: Path, tmp_path: Path) -
 
 def test_what_is_mirrored_is_what_was_signed(up: Upstream, key: TestKey) -> None:
     up.release("4459.2.3", "4593.2.0")
-    up.releases.put("flatcar-zfs.raw", b"zfs", Release("4593.2.0", Channel.STABLE, Arch.X86_64))
+    for name in ("flatcar-zfs.raw", "oem-azure.raw"):
+        up.releases.put(name, name.encode(), Release("4593.2.0", Channel.STABLE, Arch.X86_64))
     up.releases.put_feed(("4593.2.0", "stable", ["amd64", "arm64"]), ("4459.2.3", "stable", ["amd64"]))
-    up.run(releases=("stable",), files=("flatcar-zfs.raw",))
-    home = "stable/amd64-usr/4593.2.0"
+    up.run(releases=("stable",), files=("flatcar-zfs.raw",), vendors=("azure",))
+    home, names = "stable/amd64-usr/4593.2.0", (IMAGE, "version.txt", "flatcar-zfs.raw", "oem-azure.raw")
     assert up.files() == {
-        *(f"{home}/{name}{suffix}" for name in (IMAGE, "version.txt", "flatcar-zfs.raw") for suffix in ("", ".sig")),
+        *(f"{home}/{name}{suffix}" for name in names for suffix in ("", ".sig")),
         "stable/amd64-usr/current/version.txt", "stable/amd64-usr/current/version.txt.sig", "mirror.json",
         "releases-json/releases.json", "security/image-signing-key/Flatcar_Image_Signing_Key.asc",
     }  # fmt: skip
@@ -132,6 +133,11 @@ def test_what_is_mirrored_is_what_was_signed(up: Upstream, key: TestKey) -> None
             verifier.verify(path.with_suffix(""), path.read_bytes(), path.name)
     feed = json.loads((up.mirror / "releases-json/releases.json").read_text())
     assert {version: entry["architectures"] for version, entry in feed.items()} == {"4593.2.0": ["amd64"]}
+    # A feed that is broken, here and there, is no reason to stop.
+    for path in (up.mirror, up.folder / "www"):
+        (path / "releases-json/releases.json").write_text("[" * 100_000)
+    up.run(releases=("4593.2.0",), vendors=("azure",))
+    assert json.loads((up.mirror / "releases-json/releases.json").read_text()) == {}
 
 
 def test_a_damaged_file_is_fetched_again_and_an_interrupted_run_goes_on(up: Upstream) -> None:

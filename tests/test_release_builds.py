@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -115,19 +116,26 @@ def test_a_line_whose_versions_cannot_be_looked_up_fails_alone(tmp_path: Path) -
     )
 
 
-def test_a_release_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_release_that_was_interrupted_goes_on_where_it_was(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
     shop = Workshop(tmp_path)
     with MirrorServer(shop.upstream) as server:
         server.on("/v1.3.0/tool-amd64.tar.gz", setting(stall=10))
         env = shop.environment(FLATCAR_BAKE_MIRROR_URL=f"https://up.example/={server.url}/")
         words = ("release", "build", "--add", "tool@1.2.3", "--add", "tool@1.3.0", "-a", "x86-64", "-j", "1")
         argv = [sys.executable, "-m", "baker", *words]
-        with subprocess.Popen(argv, env=env | {"PATH": "/usr/bin:/usr/sbin"}, cwd=tmp_path) as process:
+        with subprocess.Popen(argv, env=os.environ | env, cwd=tmp_path) as process:
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline and not server.requests("/v1.3.0/tool-amd64.tar.gz"):
                 time.sleep(0.1)
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(number)
+            server.released.set()
+            assert process.wait(60) == status
         assert "tool/tool-v1.2.3-x86-64.raw" in shop.files("release")
+        left = [name for name in shop.files("release") if name.startswith(".")]
+        assert bool(left) == (number == signal.SIGKILL)
         server.faults.clear()
         done = shop.run(*words[1:], "--json", env=env)
     assert done.returncode == 0, done.stderr

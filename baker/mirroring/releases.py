@@ -12,7 +12,7 @@ from baker.fetch import FileMissing
 from baker.gather import release_files
 from baker.mirroring.folder import MirrorFolder
 from baker.model import Arch, Channel, Release
-from baker.release import Mirror, parse_version_txt, version_key
+from baker.release import parse_version_txt, version_key
 from baker.services import Services
 
 FEED = "releases-json/releases.json"
@@ -111,9 +111,8 @@ def write_feed(folder: MirrorFolder, services: Services, gone: Iterable[str] = (
     mirrored = mirrored_releases(name for name in folder.names() if name not in lost)
     entries: dict[str, Any] = {}
     path = folder.path(FEED)
-    for data in (path.read_bytes() if path.is_file() else b"{}", _upstream_feed(services)):
-        found = json.loads(data)
-        entries |= {version: fields for version, fields in found.items() if isinstance(fields, dict)}
+    for found in (_feed(path.read_bytes()) if path.is_file() else {}, _upstream_feed(services)):
+        entries |= {version: fields for version, fields in (found or {}).items() if isinstance(fields, dict)}
     feed: dict[str, Any] = {}
     for (channel, board), versions in sorted(mirrored.items()):
         arch = next(arch.feed_name for arch in Arch if arch.board == board)
@@ -125,17 +124,27 @@ def write_feed(folder: MirrorFolder, services: Services, gone: Iterable[str] = (
     folder.write(FEED, json.dumps(feed, indent=1).encode() + b"\n")
 
 
-def _upstream_feed(services: Services) -> bytes:
+def _feed(data: bytes) -> dict[str, Any] | None:
+    """A feed's entries; None for what is no feed."""
     try:
-        data = services.fetcher.read(Mirror(services.settings.mirror).feed_url, _FEED_LIMIT)
-        if isinstance(json.loads(data), dict):
-            return data
-        services.console.warn("The release feed is no JSON object; the mirror's is made of what was known before.")
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _upstream_feed(services: Services) -> dict[str, Any] | None:
+    try:
+        found = _feed(services.fetcher.read(services.mirror.feed_url, _FEED_LIMIT))
     except FileMissing:
         services.console.note("upstream has no release feed")
-    except (NetworkError, ValueError) as error:
-        services.console.warn(f"The release feed cannot be read ({error}); the mirror's is made of what was known.")
-    return b"{}"
+        return None
+    except NetworkError as error:
+        services.console.warn(f"{error.message} The mirror's release feed is made of what was known before.")
+        return None
+    if found is None:
+        services.console.warn("Upstream's release feed cannot be read; the mirror's is made of what was known before.")
+    return found
 
 
 def old_releases(folder: MirrorFolder, keep: int) -> list[str]:
