@@ -171,6 +171,14 @@ def test_what_a_previous_release_has_is_not_built_again(only_new: bool, tmp_path
     assert "v1.3.0" in new and "v1.2.3" not in new and "v1.2.3" in earlier
 
 
+def test_an_image_that_differs_from_the_previous_release_is_refused(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    shop.build("tool 1.2.3\n", "-a", "arm64", out="old")
+    shop.build("tool 1.2.3\n", "-a", "arm64", "--epoch", "7", out="site")
+    done = shop.run("build", "versions.txt", "-a", "arm64", "-o", "site", "--previous", "old")
+    assert done.returncode == 3 and "One version must always be the same bytes" in done.stderr
+
+
 def test_a_plan_builds_nothing(tmp_path: Path) -> None:
     shop = Workshop(tmp_path)
     done = shop.run("build", "--add", "tool@latest", "--plan")

@@ -147,11 +147,9 @@ def build(
             return
         outcome = build_all(wanted, layout, packed, services, jobs or min(4, len(os.sched_getaffinity(0))))
         outcome.skipped, outcome.failed = there, unknown + outcome.failed
-        contents = Contents()
-        if only_new:
-            contents.files |= earlier
-        elif previous:
+        if previous and not only_new:
             carry_over(previous, earlier, layout, services)
+        contents = Contents(layout.of_images(earlier))
         add_folder(contents, layout, earlier)
         index = write_index(layout, contents, services.recipes, url, signer, console)
         if not url:
@@ -257,7 +255,7 @@ def metadata(
         check_url(url, bool(sign))
         signer = _signer(sign, sign_passphrase_file, stack)
         earlier = read_previous(previous, services, signer, unsigned_previous) if previous else {}
-        contents = Contents(dict(earlier))
+        contents = Contents(layout.of_images(earlier))
         for part in parts or ():
             merge_part(part, layout, contents, services, signer, unsigned_previous)
         contents.new = {file for file in contents.files if file.endswith(".raw") and file not in earlier}

@@ -13,7 +13,7 @@ Both serve as `--bakery`. Configs are beside the common SHA256SUMS, where a bake
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,13 @@ class Layout:
     def parse(self, file: str) -> ImageName | None:
         """What an image's file name says; None for other files."""
         return parse_image_name(file, self.names)
+
+    def of_images(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Of a list of file names with digests, what is about images and their records."""
+        return {
+            file: digest for file, digest in files.items()
+            if self.parse(file) or (file.endswith(".json") and self.parse(file.removesuffix(".json") + ".raw"))
+        }  # fmt: skip
 
     def images(self) -> dict[Path, ImageName]:
         """The finished images that are there, sorted by path."""

@@ -28,9 +28,8 @@ def merge_part(
         files = read_previous(part, services, signer, unsigned)
         if not files:
             raise UsageError(f"There is no {SUMS} at {part}.", "A part is a folder, or the address of one.")
-        for file, sha256 in files.items():
-            if layout.parse(file) or layout.parse(file.removesuffix(".json") + ".raw"):
-                contents.add(file, sha256, part)
+        for file, sha256 in layout.of_images(files).items():
+            contents.add(file, sha256, part)
         return
     folder = Path(part)
     if not folder.is_dir():

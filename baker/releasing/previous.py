@@ -48,11 +48,10 @@ def carry_over(address: str, files: dict[str, str], layout: Layout, services: Se
 
     Raises NetworkError and VerificationError for a file that is not there or not what the list says.
     """
-    records = [file for file in files if file.endswith(".json")]
-    for file in sorted(files, key=lambda name: (not name.endswith(".json"), name)):  # an image is there last
-        image = layout.parse(file if file not in records else file.removesuffix(".json") + ".raw")
-        if image is None:
-            continue
+    wanted = layout.of_images(files)
+    for file in sorted(wanted, key=lambda name: (not name.endswith(".json"), name)):  # an image is there last
+        image = layout.parse(file.removesuffix(".json").removesuffix(".raw") + ".raw")
+        assert image is not None
         target = layout.folder(image.component) / file
         if not target.exists():
             stored = services.store.bakery(address, file, files[file])
