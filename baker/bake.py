@@ -36,8 +36,8 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         bases = fetch_bases(job)
         version = bases[0].version
         sysexts = gather_sysexts(job, version)
-        use_update_key(job)
-        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force, plan.update_key)
+        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force)
+        placed.setdefault("ROOT", []).extend(use_update_key(job))
         oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, bases).items()}
         images = make_images(job, bases, placed.get("ROOT", []), oem)
         manifest = _manifest(job, version, sysexts, images)

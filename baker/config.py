@@ -37,11 +37,9 @@ class BakeFile:
     base: str | None = None
     backend: str | None = None
     updates: bool | None = None
-    update_key: Path | None = None
     allow: tuple[str, ...] | None = None
     mirror: str | None = None
     bakery: str | None = None
-    bakery_key: Path | None = None
     signing_key: Path | None = None
     fingerprint: str | None = None
     jobs: int | None = None
@@ -51,6 +49,8 @@ class BakeFile:
     recipes: tuple[Path, ...] | None = None
     mirror_urls: tuple[str, ...] | None = None
     recipes_lock: Path | None = None
+    bakery_key: Path | None = None
+    update_key: Path | None = None
 
 
 def load(path: Path) -> BakeFile:
@@ -72,13 +72,13 @@ class _Reader:
             output_dir=self._path("output_dir"), image=self._path("image"),
             base=self._choice("base", ("auto", "generic", "published")),
             backend=self._choice("backend", ("auto", "offline", "loop")),
-            updates=self._optional("updates", bool), update_key=self._path("update_key"), allow=self._strings("allow"),
-            mirror=self._address("mirror"), bakery=self._address("bakery"),
-            bakery_key=self._path("bakery_key"), signing_key=self._path("signing_key"),
+            updates=self._optional("updates", bool), allow=self._strings("allow"),
+            mirror=self._address("mirror"), bakery=self._address("bakery"), signing_key=self._path("signing_key"),
             fingerprint=self._optional("fingerprint", str), jobs=self._jobs(),
             compress=self._choice("compress", (*COMPRESSIONS, "none")), kernel_args=self._strings("kernel_args"),
             build=self._optional("build", bool), recipes=self._folders("recipes"),
             mirror_urls=self._strings("mirror_urls"), recipes_lock=self._path("recipes_lock"),
+            bakery_key=self._path("bakery_key"), update_key=self._path("update_key"),
         )  # fmt: skip
         self._table.done()
         return file

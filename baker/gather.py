@@ -241,11 +241,14 @@ def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
     )  # fmt: skip
 
 
-def use_update_key(job: Job) -> None:
-    """Record the keys by which the machines will trust updates as an input, if there are some."""
-    if job.plan.update_key:
-        digest = hashlib.sha256(job.plan.update_key).hexdigest()
-        job.record({"kind": "update key", "name": KEYRING_NAME, "url": "", "sha256": digest, "signer": None})
+def use_update_key(job: Job) -> list[Injection]:
+    """What makes machines trust signed updates, as entries for ROOT; recorded as an input, if it is asked for."""
+    key = job.plan.update_key
+    if not key:
+        return []
+    digest = hashlib.sha256(key).hexdigest()
+    job.record({"kind": "update key", "name": KEYRING_NAME, "url": "", "sha256": digest, "signer": None})
+    return [Injection(f"/etc/systemd/{KEYRING_NAME}", content=key, replace=job.plan.force)]
 
 
 def _build(job: Job, item: PlannedSysext) -> tuple[Path, dict[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from baker.model import Injection, InstallTarget, Sysext
 from baker.request import InstallTo
-from baker.sign import KEYRING_NAME
 from baker.sysupdate import update_injections
 
 
@@ -32,13 +31,12 @@ class ReadySysext:
 
 
 def place(
-    ready: Iterable[ReadySysext], install_to: InstallTo, version: str, updates: bool, replace: bool, keyring: bytes
+    ready: Iterable[ReadySysext], install_to: InstallTo, version: str, updates: bool, replace: bool
 ) -> dict[str, list[Injection]]:
     """What to put where, by partition label, sorted by path.
 
     `version` is the release ("" where unknown), `updates` enables systemd-sysupdate's timer for the sysexts that have
-    a config, `replace` lets existing entries of the image be replaced, `keyring` (b"" for none) are the keys that
-    signed releases are trusted by.
+    a config, `replace` lets existing entries of the image be replaced.
     """
     files = install_to.target.label
     placed: dict[str, list[Injection]] = {"ROOT": [], "OEM": []}
@@ -54,8 +52,6 @@ def place(
             placed["ROOT"].append(Injection(config, source=item.config, replace=replace))
         # A link to /dev/null in ROOT's /etc hides the link of the same name that the /usr image brings.
         placed["ROOT"] += [_link(f"/etc/extensions/{name}.raw", "/dev/null", True) for name in item.builtins]
-    if keyring:
-        placed["ROOT"].append(Injection(f"/etc/systemd/{KEYRING_NAME}", content=keyring, replace=replace))
     if updates and configured:
         placed["ROOT"] += update_injections(configured)
     return {label: sorted(_unique(items), key=lambda item: item.path) for label, items in placed.items() if items}

@@ -55,11 +55,11 @@ class BakePlan:
     force: bool
     lock: Lock | None = None
     """Everything that is used must be in it."""
+    update_key: bytes = b""
+    """A keyring for systemd-sysupdate; b"" for none."""
     compress: str = ""
     """Asked for instead of what each platform takes; it is in the vendors already."""
     kernel_args: tuple[str, ...] = ()
-    update_key: bytes = b""
-    """A keyring for systemd-sysupdate; b"" for none."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -86,10 +86,10 @@ class BakePlan:
             ],
             "target": self.install_to.target,
             "updates": self.updates,
+            **({"update_key": hashlib.sha256(self.update_key).hexdigest()} if self.update_key else {}),
             "epoch": self.epoch,
             "compress": self.compress,
             "kernel_args": list(self.kernel_args),
-            **({"update_key": hashlib.sha256(self.update_key).hexdigest()} if self.update_key else {}),
         }  # fmt: skip
 
     @cached_property
@@ -142,10 +142,10 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
         sysexts=tuple(plan_sysext(item, request, version, services) for item in request.sysexts),
         vendors=_sources(vendors, request, release, services),
         install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
+        update_key=read_keyring(request.update_key) if request.update_key else b"",
         allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
         jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
         lock=lock, compress=request.compress, kernel_args=request.kernel_args,
-        update_key=read_keyring(request.update_key) if request.update_key else b"",
     )  # fmt: skip
     if lock is not None:
         lock.check_plan(plan)
@@ -277,12 +277,12 @@ def describe(plan: BakePlan) -> str:
     lines = [f"Plan {plan.id[:16]}", f"  base       {what}, {plan.arch}"]
     for item in plan.sysexts:
         lines += describe_sysext(item, where)
+    if plan.update_key:
+        lines.append(f"  update key sha256 {plan.substance()['update_key'][:16]}…")
     for vendor in plan.vendors:
         lines.append(f"  vendor     {vendor.vendor.name} from {vendor.source} ({vendor.base}: {vendor.why})")
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
     if plan.kernel_args:
         lines.append(f"  kernel     {' '.join(plan.kernel_args)}")
-    if plan.update_key:
-        lines.append(f"  update key sha256 {plan.substance()['update_key'][:16]}…")
     lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
     return "\n".join(map(printable, lines))

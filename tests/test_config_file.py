@@ -37,22 +37,22 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         base = "published"
         backend = "loop"
         updates = false
-        update_key = "update.asc"
         allow = ["owner"]
         mirror = "https://mirror.example"
         bakery = "bakery"
-        bakery_key = "keys/bakery.gpg"
         signing_key = "/etc/key.asc"
         fingerprint = "ABCD"
         jobs = 3
+        bakery_key = "keys/bakery.gpg"
+        update_key = "update.asc"
         """,
     )
     assert file == BakeFile(
         sysexts=("a@1.2",), fetch=True, vendors=("generic", "qemu_uefi"), arch=Arch.ARM64, release="lts-2024",
         install_to="oem:/sysext", output_dir=tmp_path / "out", image=tmp_path / "../flatcar.bin", base="published",
-        backend="loop", updates=False, update_key=tmp_path / "update.asc", allow=("owner",),
-        mirror="https://mirror.example", bakery=str(tmp_path / "bakery"), bakery_key=tmp_path / "keys/bakery.gpg",
-        signing_key=Path("/etc/key.asc"), fingerprint="ABCD", jobs=3,
+        backend="loop", updates=False, allow=("owner",), mirror="https://mirror.example",
+        bakery=str(tmp_path / "bakery"), signing_key=Path("/etc/key.asc"), fingerprint="ABCD", jobs=3,
+        bakery_key=tmp_path / "keys/bakery.gpg", update_key=tmp_path / "update.asc",
     )  # fmt: skip
 
 

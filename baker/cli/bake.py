@@ -83,15 +83,6 @@ def bake(
             help=("Let systemd-sysupdate update the sysexts that have a config.  [default: no-updates]"),
         ),
     ] = None,
-    update_key: Annotated[
-        Path | None,
-        typer.Option(
-            "--update-key",
-            envvar="FLATCAR_BAKE_UPDATE_KEY",
-            metavar="FILE",
-            help="OpenPGP public keys by which systemd-sysupdate will trust signed releases.",
-        ),
-    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,6 +107,7 @@ def bake(
     mirror: options.MirrorOption = None,
     bakery: options.BakeryOption = None,
     bakery_key: options.BakeryKeyOption = None,
+    update_key: options.UpdateKeyOption = None,
     signing_key: options.SigningKeyOption = None,
     fingerprint: options.FingerprintOption = None,
     cache_dir: options.CacheDirOption = None,
@@ -176,8 +168,8 @@ def bake(
     said: dict[str, Any] = {
         "sysexts": sysexts or None, "fetch": fetch or None, "vendors": vendor or None, "arch": arch,
         "release": release, "install_to": install_to, "output_dir": output_dir, "image": image, "base": base,
-        "backend": backend, "updates": updates, "update_key": update_key, "allow": allow or None,
-        "mirror": mirror, "bakery": bakery, "bakery_key": bakery_key,
+        "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
+        "bakery_key": bakery_key, "update_key": update_key,
         "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
         "compress": compress, "kernel_args": kernel_arg or None, "build": build, "recipes": recipes or None,
         "mirror_urls": mirror_url or None, "recipes_lock": recipes_lock,

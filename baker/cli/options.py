@@ -103,6 +103,10 @@ BakeryKeyOption = Annotated[
     Path | None, typer.Option("--bakery-key", envvar="FLATCAR_BAKE_BAKERY_KEY", metavar="FILE", rich_help_panel=_TRUST,
     help="OpenPGP public keys, by one of which the bakery must have signed its SHA256SUMS."),
 ]  # fmt: skip
+UpdateKeyOption = Annotated[
+    Path | None, typer.Option("--update-key", envvar="FLATCAR_BAKE_UPDATE_KEY", metavar="FILE", rich_help_panel=_TRUST,
+    help="OpenPGP public keys by which systemd-sysupdate will trust signed releases."),
+]  # fmt: skip
 SigningKeyOption = Annotated[
     Path | None, typer.Option("--signing-key", envvar="FLATCAR_BAKE_SIGNING_KEY", metavar="FILE",
     rich_help_panel=_TRUST, help="OpenPGP key that signs the release; its fingerprint must match."),
