@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli import flatcar_bake, release_environment
 from keys import TestKey
 from mirrors import Recorder
 from release_sites import Workshop, images
 from servers import MirrorServer
 
 from baker.errors import UsageError, VerificationError
+from baker.offline import OfflineEditor
 from baker.services import Services, Settings
 from baker.sign import Signer, read_keyring
 from baker.sysupdate import lint_config, parse_config, transfer_config
@@ -109,6 +112,35 @@ def test_a_bakery_that_must_be_signed(key: TestKey, secret: Path, tmp_path: Path
     (site / "SHA256SUMS.gpg").unlink()
     with pytest.raises(VerificationError, match="The bakery's list is not signed"):
         read("right", image)
+
+
+def test_a_bake_records_and_locks_the_key_of_updates(key: TestKey, stand_in: Path, tmp_path: Path) -> None:
+    for name, options in (("key.gpg", ()), ("key.asc", ("--armor",))):
+        (tmp_path / name).write_bytes(key.export(*options))
+    with TestKey("Else <else@example.org>") as other:
+        (tmp_path / "other.gpg").write_bytes(other.export())
+    env = release_environment(stand_in) | {"FLATCAR_BAKE_CACHE_DIR": str(tmp_path / "cache")}
+
+    def bake(*words: str) -> subprocess.CompletedProcess[str]:
+        return flatcar_bake("bake", "-v", "qemu_uefi", "wasmtime@49.0.4", *words, env=env, cwd=tmp_path)
+
+    done = bake("--lock", "--update-key", "key.asc")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "bake-manifest.json").read_text())
+    assert [item["name"] for item in manifest["inputs"] if item["kind"] == "update key"] == ["import-pubring.gpg"]
+    with OfflineEditor(_raw(tmp_path), tmp_path, 0) as editor:
+        (tmp_path / "baked.gpg").write_bytes(editor.read("ROOT", "/etc/systemd/import-pubring.gpg") or b"")
+    assert read_keyring(tmp_path / "baked.gpg") == read_keyring(tmp_path / "key.gpg")
+    for words, status in (((), 3), (("--update-key", "other.gpg"), 3), (("--update-key", "key.gpg"), 0)):
+        done = bake("--locked", "--plan", "-o", "again", *words)
+        assert done.returncode == status, done.stderr
+        assert status == 0 or "the update key" in done.stderr
+
+
+def _raw(folder: Path) -> Path:
+    image, raw = folder / "flatcar_production_qemu_uefi_image.img", folder / "disk.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", image, raw], check=True)
+    return raw
 
 
 def test_keys_come_from_a_file_or_from_the_keyring(
