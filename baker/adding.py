@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from baker.errors import UsageError, VerificationError
+from baker.gather import use_update_key
 from baker.ignition import BASE_PATH, CONFIG_PATH, MAX_SIZE, ConfigFile, IgnitionConfig, base_config, merge_base
 from baker.inject import Editor
 from baker.job import Job
@@ -37,6 +38,7 @@ def add_to(
         (root if item.request.partition.label == "ROOT" else oem).append(
             _file(job, item, f"{number}{'-memory' * in_memory}")
         )
+    root += [] if in_memory else use_update_key(job)
     there = {item.path for item in root}
     off = (f"/etc/extensions/{name}-flatcar.raw" for name in plan.disabled_builtins)
     root += [Injection(path, mode=0o777, symlink="/dev/null", replace=True) for path in off if path not in there]

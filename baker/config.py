@@ -61,6 +61,8 @@ class BakeFile:
     disable_builtins: tuple[str, ...] | None = None
     official_sysexts: tuple[str, ...] | None = None
     survive_reset: bool | None = None
+    bakery_key: Path | None = None
+    update_key: Path | None = None
 
 
 def load(path: Path) -> BakeFile:
@@ -93,6 +95,7 @@ class _Reader:
             files=self._files(), ignition=self._path("ignition"), ignition_base=self._path("ignition_base"),
             disable_builtins=self._strings("disable_builtins"), official_sysexts=self._strings("official_sysexts"),
             survive_reset=self._optional("survive_reset", bool),
+            bakery_key=self._path("bakery_key"), update_key=self._path("update_key"),
         )  # fmt: skip
         self._table.done()
         return file

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
-from baker import __version__
+from baker import __version__, stopping
 from baker.console import Console
 from baker.errors import NetworkError
 from baker.http_faults import host_of, reason_of, retry_after, root_cause, unconnected
@@ -216,6 +216,7 @@ class Fetcher:
             raise cause.final from cause
         delay = self._backoff * 2 ** (failures - 1) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter, no secret)
         delay = min(max(delay, cause.wait), _LONGEST_WAIT)
+        stopping.check()  # a thread that is to end need not be patient
         self._console.note(f"{cause.final.message} Trying again in {delay:.0f} s.")
         time.sleep(delay)
 

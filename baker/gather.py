@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from baker.origin import Origin, first_edited, unpack_edited
 from baker.origins import PlannedSysext
 from baker.placing import ReadySysext
 from baker.services import Services
+from baker.sign import KEYRING_NAME
 from baker.sparse import LeadingDigest, file_sha256
 from baker.store import StoredDisk, StoredFile
 from baker.sysext import builtins_replaced, read_sysext
@@ -241,6 +243,16 @@ def _ready(job: Job, item: PlannedSysext, version: str) -> ReadySysext:
     )  # fmt: skip
 
 
+def use_update_key(job: Job) -> list[Injection]:
+    """What makes machines trust signed updates, as entries for ROOT; recorded as an input, if it is asked for."""
+    key = job.plan.update_key
+    if not key:
+        return []
+    digest = hashlib.sha256(key).hexdigest()
+    job.record({"kind": "update key", "name": KEYRING_NAME, "url": "", "sha256": digest, "signer": None})
+    return [Injection(f"/etc/systemd/{KEYRING_NAME}", content=key, replace=job.plan.force)]
+
+
 def _build(job: Job, item: PlannedSysext) -> tuple[Path, dict[str, Any]]:
     """Build a sysext from its recipe, or find it in the cache; returns it and what it was built with."""
     from baker.recipe.build import build
@@ -277,9 +289,15 @@ def _config(job: Job, item: PlannedSysext) -> Path | None:
 def _check_recognised(job: Job, item: PlannedSysext, config: bytes) -> None:
     """Warn when systemd-sysupdate will not know the baked file for one of its own: it would download it again."""
     try:
-        patterns = parse_config(config).target_patterns
+        parsed = parse_config(config)
     except ImageError as error:
         raise ImageError(f"The sysupdate config {Path(item.config).name} {error.message}.") from error
+    patterns = parsed.target_patterns
+    if parsed.verify and not job.plan.update_key:
+        job.console.warn(
+            f"{item.name} is updated from signed releases only, and the image gets no key to check them by: "
+            "--update-key FILE"
+        )
     if not any(matches(pattern, item.file_name, job.plan.arch) for pattern in patterns):
         job.console.warn(
             f"{item.file_name} does not match {' or '.join(patterns) or 'any pattern'} of {Path(item.config).name}, "
@@ -291,20 +309,31 @@ def fetch_release(
     services: Services, request: str, arch: Arch, vendor_names: tuple[str, ...], base: str
 ) -> list[StoredDisk | StoredFile]:
     """Bring everything a bake of this release for these vendors would download into the cache, verified."""
+    release, names = release_files(services, request, arch, vendor_names, base)
+    return [
+        fetch_base(services, release, name) if is_base else services.store.signed_file(release, name)
+        for name, is_base in names.items()
+    ]
+
+
+def release_files(
+    services: Services, request: str, arch: Arch, vendor_names: tuple[str, ...], base: str
+) -> tuple[Release, dict[str, bool]]:
+    """The release that `request` means, and what a bake of it for these vendors downloads: name → is it a disk?"""
     vendors = find_vendors(vendor_names, arch, services.vendors)
     release = services.resolve(request, arch)
-    files: dict[str, StoredDisk | StoredFile] = {}
+    files: dict[str, bool] = {}
     for vendor in vendors:
         if vendor.diskless is not None:
             for name in (vendor.diskless.kernel, vendor.diskless.cpio):
                 files.setdefault(name, services.store.signed_file(release, name))
             continue
         chosen = choose_source(vendor, base, len(vendors), release, services)
-        files.setdefault(chosen.source, fetch_base(services, release, chosen.source))
+        files[chosen.source] = True
         wanted = [extra.name for extra in vendor.files if extra.firmware and services.published(release, extra.name)]
         oem = chosen.vendor.oem
         if chosen.base == "generic" and oem and oem.sysext:
             wanted.append(f"oem-{oem.sysext}.raw")
         for name in wanted:
-            files.setdefault(name, services.store.signed_file(release, name))
-    return list(files.values())
+            files.setdefault(name, False)
+    return release, files

@@ -226,6 +226,8 @@ class Lock:
     def check_plan(self, plan: BakePlan) -> None:
         """Refuse a plan whose inputs are not the locked ones, as far as they are known before the bake."""
         self._same("the image", self.image, str(plan.substance()["image"] or ""))
+        key = next((item.sha256 for item in self.files if item.kind == "update key"), "")
+        self._same("the update key", key, str(plan.substance().get("update_key", "")))
         for item in plan.sysexts:
             self._check_sysext(item)
         locked, found = {item.what: item.value for item in self.additions}, plan.additions.facts()

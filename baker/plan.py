@@ -40,6 +40,7 @@ from baker.publish import unfinished
 from baker.request import OEM_DIRECTORY, BakeRequest, InstallTo
 from baker.run import ESSENTIAL, need
 from baker.services import Services
+from baker.sign import read_keyring
 from baker.sparse import file_sha256
 from baker.vendor import Vendor, find_vendors
 
@@ -65,6 +66,8 @@ class BakePlan:
     force: bool
     lock: Lock | None = None
     """Everything that is used must be in it."""
+    update_key: bytes = b""
+    """A keyring for systemd-sysupdate; b"" for none."""
     compress: str = ""
     """Asked for instead of what each platform takes; it is in the vendors already."""
     kernel_args: tuple[str, ...] = ()
@@ -113,6 +116,7 @@ class BakePlan:
             ],
             "target": self.install_to.target,
             "updates": self.updates,
+            **({"update_key": hashlib.sha256(self.update_key).hexdigest()} if self.update_key else {}),
             "epoch": self.epoch,
             "compress": self.compress,
             "kernel_args": list(self.kernel_args),
@@ -178,6 +182,7 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     plan = BakePlan(
         release=release, arch=request.arch, image=request.image, sysexts=sysexts, vendors=planned,
         install_to=request.install_to, backend=backend, backend_why=backend_why, updates=request.updates,
+        update_key=read_keyring(request.update_key) if request.update_key else b"",
         allow=request.allow, epoch=lock.epoch if lock else _epoch(release), output_dir=request.output_dir,
         jobs=request.jobs or len(os.sched_getaffinity(0)), keep_work=request.keep_work, force=request.force,
         lock=lock, compress=request.compress, kernel_args=request.kernel_args,
@@ -326,6 +331,8 @@ def describe(plan: BakePlan) -> str:
     lines = [f"Plan {plan.id[:16]}", f"  base       {what}, {plan.arch}"]
     for item in plan.sysexts:
         lines += describe_sysext(item, where)
+    if plan.update_key:
+        lines.append(f"  update key sha256 {plan.substance()['update_key'][:16]}…")
     for vendor in plan.vendors:
         lines.append(f"  vendor     {vendor.vendor.name} from {vendor.source} ({vendor.base}: {vendor.why})")
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]

@@ -65,6 +65,8 @@ class BakeRequest:
     base: str = "auto"
     image: Path | None = None
     updates: bool = False
+    update_key: Path | None = None
+    """Public keys that the machines will trust signed releases by; see `baker.sign`."""
     allow: tuple[str, ...] = ()
     jobs: int = 0
     """Conversions side by side; 0 means one per CPU."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from baker.vendor_files import load_vendors
 from baker.verify import FLATCAR_FINGERPRINT, Verifier
 
 if TYPE_CHECKING:
+    from baker.bakery import Check
     from baker.recipe.model import Recipe
 
 PINS_NAME = "recipes.lock"
@@ -43,6 +44,8 @@ class Settings:
 
     mirror: str | None = None
     bakery: str = DEFAULT_BAKERY
+    bakery_key: Path | None = None
+    """Public keys: lists of the bakery must be signed by one of them."""
     signing_key: Path | None = None
     fingerprint: str = FLATCAR_FINGERPRINT
     cache_dir: Path | None = None
@@ -121,7 +124,18 @@ class Services:
     @cached_property
     def store(self) -> Store:
         """Verified files of releases and bakeries."""
-        return Store(self.cache, self.fetcher, self.mirror, self._verifier, self.console, self.settings.fingerprint)
+        return Store(
+            self.cache, self.fetcher, self.mirror, self._verifier, self.console, self.settings.fingerprint,
+            self._bakery_check(),
+        )  # fmt: skip
+
+    def _bakery_check(self) -> Check | None:
+        """How the bakery's lists are judged; None where they need no signature."""
+        if self.settings.bakery_key is None:
+            return None
+        from baker.sign import check_by_any, read_keyring
+
+        return partial(check_by_any, read_keyring(self.settings.bakery_key))
 
     def _verifier(self) -> Verifier:
         """A verifier for the pinned fingerprint. The key itself may come from anywhere: the pin decides."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from baker import stopping
+from baker.bakery import BakeryLists, Check
 from baker.cache import Cache, Identity, Record, disk_faults
 from baker.console import Console
 from baker.decompress import LARGEST_IMAGE, Decoder, open_decoder
@@ -24,14 +25,13 @@ from baker.fetch import Fetcher, FileMissing, StreamRestarted, file_name, local_
 from baker.model import Release
 from baker.release import Mirror, join_url
 from baker.sparse import content_digest
-from baker.verify import FLATCAR_FINGERPRINT, Signer, Verifier, normalize_fingerprint, parse_sha256sums
+from baker.verify import FLATCAR_FINGERPRINT, Signer, Verifier, normalize_fingerprint
 from baker.work import WorkFolder, scratch
 
 T = TypeVar("T")
 
 _SIGNATURE_LIMIT = 64 << 10
 _TEXT_LIMIT = 1 << 20
-_LIST_LIMIT = 16 << 20
 _UNSIGNED_HINT = "What is not signed by Flatcar is never used, and no option changes that. Try another --mirror."
 
 
@@ -72,6 +72,7 @@ class Store:
 
     `verifier` is called once, when the first signature is to be checked; it must pin `fingerprint`, which is also
     part of what a cached file is known by: a file vouched for by one key is never used under another.
+    With `bakery_check` the lists of bakeries must be signed.
     Every method raises NetworkError (FileMissing), VerificationError, EnvironmentFault, and `disk` also ImageError.
     """
 
@@ -83,6 +84,7 @@ class Store:
         verifier: Callable[[], Verifier],
         console: Console,
         fingerprint: str = FLATCAR_FINGERPRINT,
+        bakery_check: Check | None = None,
     ) -> None:
         self.console = console
         self._cache, self._fetcher, self._mirror = cache, fetcher, mirror
@@ -90,7 +92,7 @@ class Store:
         self._new_verifier = verifier
         self._opened: Verifier | None = None
         self._guard = threading.Lock()
-        self._lists: dict[str, dict[str, str]] = {}
+        self._lists = BakeryLists(self.unsigned, bakery_check)
         self._present: dict[str, bool] = {}
         self._scratch: WorkFolder | None = None
 
@@ -179,6 +181,10 @@ class Store:
         data = self._fetcher.read(url, _TEXT_LIMIT)
         return data, self._verifier().verify(data, self._signature(url, what), what)
 
+    def check(self, data: Path | bytes, signature: bytes, what: str) -> Signer:
+        """Who signed data that is here already; VerificationError unless it is the pinned key."""
+        return self._verifier().verify(data, signature, what)
+
     def pinned_url(self, url: str, sha256: str) -> StoredFile:
         """A file from anywhere whose sha256 is known."""
         name = file_name(url)
@@ -211,17 +217,17 @@ class Store:
 
     def bakery_names(self, bakery_url: str) -> dict[str, str]:
         """File name → sha256 of everything a bakery lists in its SHA256SUMS."""
-        return self._list(join_url(bakery_url, "SHA256SUMS"))
+        return self._lists.names(bakery_url)
 
     def bakery(self, bakery_url: str, name: str, sha256: str = "") -> StoredFile:
         """A sysext or config of a bakery, checked against SHA256SUMS of the bakery or of the extension's own folder.
 
         A known `sha256` is checked instead. A sysext that neither lists raises VerificationError; a config (`*.conf`)
-        is returned with `verified` False.
+        is returned with `verified` False, unless lists must be signed.
         """
         folders = [bakery_url, join_url(bakery_url, component(name))]
-        digest = sha256 or self._listed(folders, name)
-        if digest is None and not name.endswith(".conf"):
+        digest = sha256 or self._lists.digest(folders, name)
+        if digest is None and (self._lists.signed or not name.endswith(".conf")):
             raise VerificationError(
                 f"The bakery {bakery_url} does not list {name} in its SHA256SUMS.",
                 "Check the name and version, or fetch the file yourself and bake it as a local one.",
@@ -334,22 +340,6 @@ class Store:
                     )
                 self._opened = verifier
             return self._opened
-
-    def _list(self, url: str) -> dict[str, str]:
-        if url not in self._lists:
-            self._lists[url] = self.unsigned(url, _LIST_LIMIT, parse_sha256sums)
-        return self._lists[url]
-
-    def _listed(self, folders: list[str], name: str) -> str | None:
-        """The digest of a file in the first SHA256SUMS that lists it."""
-        for folder in folders:
-            try:
-                digest = self._list(join_url(folder, "SHA256SUMS")).get(name)
-            except FileMissing:
-                continue
-            if digest is not None:
-                return digest
-        return None
 
     def _unlisted(self, url: str) -> StoredFile:
         """A small file that no digest covers; it lives until `close` and never enters the cache."""

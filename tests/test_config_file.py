@@ -49,6 +49,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         disable_builtins = ["docker"]
         official_sysexts = ["zfs"]
         survive_reset = true
+        bakery_key = "keys/bakery.gpg"
+        update_key = "update.asc"
         """,
     )
     assert file == BakeFile(
@@ -59,6 +61,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         files=(f"{tmp_path}/motd:root:/etc/motd", "/srv/x:oem:/x:0600"), ignition=tmp_path / "node.ign",
         ignition_base=Path("/etc/base.ign"), disable_builtins=("docker",), official_sysexts=("zfs",),
         survive_reset=True,
+        bakery_key=tmp_path / "keys/bakery.gpg", update_key=tmp_path / "update.asc",
     )  # fmt: skip
 
 

@@ -20,6 +20,16 @@ COMMANDS = {
     "verify": ("baker.cli.verify", "verify", "Check that the files of a bake are what its manifest says."),
     "recipe": ("baker.cli.recipe", "recipe_app", "Build sysexts from recipes, such as docker and wasmtime."),
     "butane": ("baker.cli.butane", "butane", "Write a Butane or Ignition config that fetches extensions."),
+    "release": (
+        "baker.cli.release",
+        "release_app",
+        "Build, sign and index many sysexts as a release.",
+    ),
+    "mirror": (
+        "baker.cli.mirror",
+        "mirror",
+        "Copy releases and sysexts into a folder, for air gaps.",
+    ),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
     "sysext": ("baker.cli.sysext", "sysext_app", "Pack a folder as a sysext; look into sysexts and check them."),
     "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it, without baking."),

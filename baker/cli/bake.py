@@ -108,6 +108,8 @@ def bake(
     ] = None,
     mirror: options.MirrorOption = None,
     bakery: options.BakeryOption = None,
+    bakery_key: options.BakeryKeyOption = None,
+    update_key: options.UpdateKeyOption = None,
     signing_key: options.SigningKeyOption = None,
     fingerprint: options.FingerprintOption = None,
     cache_dir: options.CacheDirOption = None,
@@ -173,6 +175,7 @@ def bake(
         "sysexts": sysexts or None, "fetch": fetch or None, "vendors": vendor or None, "arch": arch,
         "release": release, "install_to": install_to, "output_dir": output_dir, "image": image, "base": base,
         "backend": backend, "updates": updates, "allow": allow or None, "mirror": mirror, "bakery": bakery,
+        "bakery_key": bakery_key, "update_key": update_key,
         "signing_key": signing_key, "fingerprint": fingerprint, "jobs": jobs,
         "compress": compress, "kernel_args": kernel_arg or None, "build": build, "recipes": recipes or None,
         "pxe_route": pxe_route, "pxe_split": pxe_split, "ram": ram, "serial": serial,
@@ -191,7 +194,8 @@ def bake(
         stack.callback(console.close)
         services = stack.enter_context(
             options.open_services(
-                console, mirror=chosen["mirror"], bakery=chosen["bakery"], signing_key=chosen["signing_key"],
+                console, mirror=chosen["mirror"], bakery=chosen["bakery"], bakery_key=chosen["bakery_key"],
+                signing_key=chosen["signing_key"],
                 fingerprint=chosen["fingerprint"], cache_dir=cache_dir, vendors=vendors,
                 recipes=chosen["recipes"], mirror_urls=chosen["mirror_urls"], recipes_lock=chosen["recipes_lock"],
                 locked_sources=locked_sources,
@@ -243,6 +247,7 @@ def make_request(
         base=str(chosen["base"] or "auto"),
         image=chosen["image"],
         updates=bool(chosen["updates"]),
+        update_key=chosen["update_key"],
         allow=tuple(chosen["allow"] or ()),
         jobs=chosen["jobs"] or 0,
         keep_work=keep_work,

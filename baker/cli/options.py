@@ -128,6 +128,14 @@ BakeryOption = Annotated[
     str | None, typer.Option("--bakery", envvar="FLATCAR_BAKE_BAKERY", metavar="URL|DIR", rich_help_panel=_TRUST,
     help="Where --fetch takes sysexts from."),
 ]  # fmt: skip
+BakeryKeyOption = Annotated[
+    Path | None, typer.Option("--bakery-key", envvar="FLATCAR_BAKE_BAKERY_KEY", metavar="FILE", rich_help_panel=_TRUST,
+    help="OpenPGP public keys, by one of which the bakery must have signed its SHA256SUMS."),
+]  # fmt: skip
+UpdateKeyOption = Annotated[
+    Path | None, typer.Option("--update-key", envvar="FLATCAR_BAKE_UPDATE_KEY", metavar="FILE", rich_help_panel=_TRUST,
+    help="OpenPGP public keys by which systemd-sysupdate will trust signed releases."),
+]  # fmt: skip
 SigningKeyOption = Annotated[
     Path | None, typer.Option("--signing-key", envvar="FLATCAR_BAKE_SIGNING_KEY", metavar="FILE",
     rich_help_panel=_TRUST, help="OpenPGP key that signs the release; its fingerprint must match."),
@@ -166,6 +174,7 @@ def open_services(
     *,
     mirror: str | None = None,
     bakery: str | None = None,
+    bakery_key: Path | None = None,
     signing_key: Path | None = None,
     fingerprint: str | None = None,
     cache_dir: Path | None = None,
@@ -181,7 +190,7 @@ def open_services(
 
     return Services(
         Settings(
-            mirror=mirror, bakery=bakery or DEFAULT_BAKERY, signing_key=signing_key,
+            mirror=mirror, bakery=bakery or DEFAULT_BAKERY, bakery_key=bakery_key, signing_key=signing_key,
             fingerprint=(fingerprint or FLATCAR_FINGERPRINT).replace(" ", "").upper(), cache_dir=cache_dir,
             vendor_folders=tuple(vendors or ()), recipe_folders=tuple(recipes or ()),
             mirror_urls=tuple(mirror_urls or ()), recipes_lock=recipes_lock, locked_sources=locked_sources,

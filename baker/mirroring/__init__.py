@@ -1,0 +1,1 @@
+"""Copies of releases and extensions in a folder, for sites without a network and for web servers of one's own."""
