@@ -326,7 +326,7 @@ def release_files(
     for vendor in vendors:
         if vendor.diskless is not None:
             for name in (vendor.diskless.kernel, vendor.diskless.cpio):
-                files.setdefault(name, services.store.signed_file(release, name))
+                files.setdefault(name, False)
             continue
         chosen = choose_source(vendor, base, len(vendors), release, services)
         files[chosen.source] = True
