@@ -33,6 +33,8 @@ class Closure:
     private: str
     ignored: Sequence[str] = ()
     """Globs of names of libraries that may be missing."""
+    flat: bool = True
+    """Whether all libraries go to one folder, where each name is there once."""
     libraries: dict[str, Library] = field(default_factory=dict)
     """By name, those that go to `private`; dynamic linkers too."""
     rpaths: dict[str, list[str]] = field(default_factory=dict)
@@ -136,7 +138,7 @@ class Closure:
 
     def _take_library(self, library: Library) -> None:
         there = self.libraries.setdefault(library.name, library)
-        if there.real != library.real and not self._same(there.real, library.real):
+        if self.flat and there.real != library.real and not self._same(there.real, library.real):
             raise ImageError(
                 f"Two different libraries are called {library.name}: {there.real} ({there.why}) and {library.real} "
                 f"({library.why}).",
