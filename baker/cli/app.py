@@ -14,7 +14,7 @@ COMMANDS = {
     "bake": ("baker.cli.bake", "bake", "Bake sysexts into a Flatcar image for a vendor."),
     "convert": ("baker.cli.convert", "convert", "Convert an image baked earlier into the formats of vendors."),
     "inspect": ("baker.cli.inspect", "inspect", "Show the partitions, release and sysexts of an image."),
-    "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that its extensions merge."),
+    "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that extensions merge."),
     "verify": ("baker.cli.verify", "verify", "Check that the files of a bake are what its manifest says."),
     "recipe": ("baker.cli.recipe", "recipe_app", "Build sysexts from recipes, such as docker and wasmtime."),
     "flix": ("baker.cli.flix", "flix", "Make a sysext of programs out of a root filesystem, with their libraries."),
@@ -25,7 +25,8 @@ COMMANDS = {
     ),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
     "sysext": ("baker.cli.sysext", "sysext_app", "Pack a folder as a sysext; look into sysexts and check them."),
-    "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it, without baking."),
+    "oci-rootfs": ("baker.cli.oci_rootfs", "oci_rootfs", "Unpack a container image into a folder."),
+    "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it; no baking."),
     "cache": ("baker.cli.cache", "cache_app", "See and empty the cache of verified downloads."),
     "doctor": ("baker.cli.doctor", "doctor", "Check that this machine has what a bake needs, or clean up."),
 }
