@@ -20,7 +20,7 @@ IN_GUEST = (
     "systemctl is-active web.service",
     f"exec 3<>/dev/tcp/127.0.0.1/{chroots.PORT}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
     "TERM=linux htop --version",
-    "python3 -c 'import ssl, sqlite3, yaml; print(open(\"/etc/os-release\").read(), yaml.__name__, \"loaded\")'",
+    'python3 -c \'import ssl, sqlite3, yaml; print(open("/etc/os-release").read(), yaml.__name__, "loaded")\'',
     "greet",
     "setpriv --reuid=500 --regid=500 --clear-groups htop --version",
 )
@@ -34,7 +34,7 @@ def test_nginx_serves_and_wrapped_programs_run(stand_in: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     env = release_environment(stand_in) | {"FLATCAR_BAKE_CACHE_DIR": str(tmp_path / "cache")}
     done = flatcar_bake(
-        "--fetch", "-v", "qemu_uefi", "-o", tmp_path / "out", "web:web.raw", "tools:tools.raw", env=env, cwd=tmp_path
+        "-v", "qemu_uefi", "-o", tmp_path / "out", "web:./web.raw", "tools:./tools.raw", env=env, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     image = tmp_path / "out/flatcar_production_qemu_uefi_image.img"
