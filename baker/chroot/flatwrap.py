@@ -16,12 +16,12 @@ from baker.chroot.closure import Closure
 from baker.chroot.root import Root
 from baker.chroot.taking import Taken, Wanted, check_privileges, wanted
 from baker.chroot.tree import Made, make_folder
+from baker.chroot.units import is_unit, places_of, with_new_places
 from baker.chroot.view import Mapping, View, view
 from baker.chroot.wrappers import ENTER, INSIDE, MOUNT, ROOTFS, enter_script, inside_script, wrapper
 from baker.errors import ImageError
 from baker.model import Arch
 from baker.sparse import clone
-from baker.survey.units import FOLDERS, SUFFIXES
 from baker.sysext import validate_name
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -63,6 +63,8 @@ class _Wrapping:
         self._folder = f"/usr/local/{request.name}"
         self._made = Made(target)
         self._lost: dict[str, list[str]] = {}
+        self._wrapped: dict[str, str] = {}
+        self._units: dict[str, str] = {}
 
     def make(self, wishes: Sequence[Wanted]) -> Made:
         self._target.mkdir()
@@ -80,6 +82,7 @@ class _Wrapping:
         self._write(f"{self._folder}/{INSIDE}", inside_script(self._folder, self._view), 0o755)
         for wish in wishes:
             self._entry(inner, wish)
+        self._adapt_units()
         self._tell_losses()
         # Folders that we made have the umask in their modes; those of the root filesystem keep theirs.
         for folder in [*reversed(self._rootfs.relative_to(self._target).parents), Path(self._rootfs)]:
@@ -94,7 +97,7 @@ class _Wrapping:
         file = self._place(path)
         make_folder(self._target, file.parent)
         self._settle(file.parent)
-        file.write_text(text)
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
         file.chmod(mode)
 
     def _settle(self, folder: Path) -> None:
@@ -121,6 +124,7 @@ class _Wrapping:
         program = wish.source if inner.resolve(wish.source) == real else real
         self._new(wish)
         self._write(wish.dst, wrapper(self._folder, program), 0o755)
+        self._wrapped |= places_of(wish.source, wish.dst)
         self._made.say(wish.dst, program, f"runs {program} in the root filesystem", True)
 
     def _new(self, wish: Wanted) -> None:
@@ -142,11 +146,11 @@ class _Wrapping:
         Closure(inner, self._arch, Taken(), self._folder, flat=False).add([real])
 
     def _data(self, inner: Root, real: str, wish: Wanted) -> None:
-        folder, _, name = wish.dst.rpartition("/")
+        folder = wish.dst.rpartition("/")[0]
         self._new(wish)
-        if folder in FOLDERS and name.endswith(SUFFIXES) and inner.file(real) is not None:
-            self._write(wish.dst, "", 0o644)
-            self._place(wish.dst).write_bytes(inner.host(real).read_bytes())
+        if is_unit(wish.dst) and inner.file(real) is not None:
+            text = inner.host(real).read_bytes().decode("utf-8", "surrogateescape")
+            self._units[wish.dst] = text
             self._made.say(wish.dst, real, "a unit", True)
             return
         link = self._place(wish.dst)
@@ -154,6 +158,14 @@ class _Wrapping:
         self._settle(link.parent)
         link.symlink_to(os.path.relpath(f"{self._folder}/{ROOTFS}{real}", folder))
         self._made.say(wish.dst, real, "leads into the root filesystem", True)
+
+    def _adapt_units(self) -> None:
+        """Write the units, which run the wrappers."""
+        for path, text in self._units.items():
+            adapted = with_new_places(text, self._wrapped)
+            self._write(path, adapted, 0o644)
+            if adapted != text:
+                self._made.notes.append(f"the unit {path.rpartition('/')[2]} runs programs at their new places")
 
     def _copy(self, path: str) -> None:
         """Copy a part of the root filesystem; `path` has no links."""

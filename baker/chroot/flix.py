@@ -16,6 +16,7 @@ from baker.chroot.root import Root
 from baker.chroot.scripts import check_script, read_script
 from baker.chroot.taking import Piece, Taken, check_privileges, take, wanted
 from baker.chroot.tree import Made, make_folder, settle_folders
+from baker.chroot.units import is_unit, places_of, with_new_places
 from baker.errors import ImageError
 from baker.model import Arch
 from baker.sparse import clone
@@ -127,6 +128,19 @@ class _Tree:
             path.symlink_to(piece.link)
         else:
             self._copy(root, piece.source, path, closure)
+            if is_unit(piece.dst):
+                self._adapt(path, closure.taken)
+
+    def _adapt(self, unit: Path, taken: Taken) -> None:
+        """Let a unit run programs where they are in the sysext."""
+        places: dict[str, str] = {}
+        for source, dst in taken.shipped.items():
+            places |= places_of(source, dst) if taken.pieces[dst].asked else {}
+        before = unit.read_bytes()
+        after = with_new_places(before.decode("utf-8", "surrogateescape"), places)
+        if after.encode("utf-8", "surrogateescape") != before:
+            unit.write_bytes(after.encode("utf-8", "surrogateescape"))
+            self._made.notes.append(f"the unit {unit.name} runs programs at their new places")
 
     def _libraries(self, root: Root, folder: str, libraries: Sequence[Library], closure: Closure) -> None:
         there: dict[str, str] = {}
