@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from baker.chroot.libraries import Libraries, Member, usual_interpreter
+from baker.chroot.libraries import Libraries, Member, needs_musl, usual_interpreter
 from baker.chroot.root import Root
 from baker.chroot.taking import Taken
 from baker.errors import ImageError
@@ -44,7 +44,6 @@ class Closure:
     notes: list[str] = field(default_factory=list)
     _missing: list[str] = field(default_factory=list)
     _finders: dict[str, Libraries] = field(default_factory=dict)
-    _interpreter: str = ""
 
     def add(self, reals: Iterable[str]) -> None:
         """Resolve what some ELF files need. Programs come first: they tell which dynamic linker the others get.
@@ -66,12 +65,12 @@ class Closure:
 
         What it needs is added; it itself is returned, under its name and that by which others know it.
         """
-        finder = self._finder(Elf(self.arch, "", ("libc.so.6",)))
-        known = next(iter(self._finders.values()))
         real = self.root.file(name) if name.startswith("/") else None
         if not name.startswith("/"):
-            member = (known or finder).find(name, [Member("/", "/", Elf(self.arch, "", ()))])
-            real = member.real if member else None
+            nobody = [Member("/", "/", Elf(self.arch, "", ()))]
+            finders = list(self._finders.values()) or [self._finder(nobody[0].elf)]
+            found = [member for finder in finders if (member := finder.find(name, nobody)) is not None]
+            real = found[0].real if found else None
         elf = self.root.elf(real) if real is not None else None
         if real is None or elf is None:
             raise ImageError(f"There is no library {name} in the root filesystem.", "Give a path, or a name to find.")
@@ -84,12 +83,12 @@ class Closure:
     def _finder(self, elf: Elf) -> Libraries:
         """What finds libraries for a file: by its own dynamic linker, else by that of the programs here."""
         interpreter = elf.interpreter
-        if not interpreter or (self.root.file(interpreter) is None and self._interpreter):
-            interpreter = self._interpreter or usual_interpreter(self.root, self.arch, elf.needed)
+        if not interpreter or self.root.file(interpreter) is None:
+            libc = needs_musl(elf.needed)
+            known = [each for each, finder in self._finders.items() if libc in (None, finder.is_musl)]
+            interpreter = interpreter or (known[0] if known else usual_interpreter(self.root, self.arch, libc))
         if interpreter not in self._finders:
             self._finders[interpreter] = Libraries(self.root, self.arch, interpreter)
-        if elf.interpreter and not self._interpreter:
-            self._interpreter = elf.interpreter
         return self._finders[interpreter]
 
     def _resolve(self, chain: list[Member], finder: Libraries) -> None:
