@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import chroots
 import pytest
+from cli import flatcar_bake
 from programs import debian, stand_in
+from recipe_checks import listing
 from test_flix_debian import on_a_terminal
 
 from baker.chroot.flatwrap import FlatwrapRequest, flatwrap
 from baker.chroot.view import Mapping
+from baker.contents import open_contents
 from baker.errors import ImageError, UsageError
 from baker.model import Arch
 
@@ -270,3 +274,32 @@ def test_htop_on_a_terminal(tmp_path: Path) -> None:
     tree = wrap(tmp_path, chroots.debian(), "/usr/bin/htop:/usr/bin/small-htop", etc="chroot")
     wanted = chroots.merged(tree, "env", "TERM=linux", "small-htop", user=True)
     assert b"Load average" in on_a_terminal(wanted, b"Load average", b"q")
+
+
+def test_the_command_knows_the_old_variables(root: Path, tmp_path: Path) -> None:
+    env = {
+        "ETCMAP": "chroot", "VARMAP": "host", "HOMEMAP": "chroot", "CHROOT": "/usr /bin", "HOST": "/dev /proc /run",
+        "OS": "flatcar", "RELOAD": "1", "FORMAT": "erofs",
+    }  # fmt: skip
+    done = flatcar_bake("flatwrap", root, "small", "/usr/bin/sh:/usr/bin/small-sh", "--json", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["arch"] == "x86-64"
+    found = listing(tmp_path / "small.raw")
+    assert found["/usr/bin/small-sh"] == "x" and "/usr/local/small/rootfs/etc/os-release" in found
+    with open_contents(tmp_path / "small.raw") as opened:
+        assert opened.contents
+        inside = opened.contents.read("/usr/local/small/inside", 1 << 16).decode()
+        release = opened.contents.read("/usr/lib/extension-release.d/extension-release.small", 4096).decode()
+    lines = [line for line in inside.splitlines() if line.startswith(("host ", "image "))]
+    assert lines == [
+        "host /dev", "image /etc", "image /home", "host /proc", "host /run", "image /usr", "host /var",
+    ]  # fmt: skip
+    assert release == "ID=flatcar\nSYSEXT_LEVEL=1.0\nARCHITECTURE=x86-64\nEXTENSION_RELOAD_MANAGER=1\n"
+    done = flatcar_bake("flatwrap", root, "small", "/usr/bin/sh", "--etc", "no", env=env, cwd=tmp_path)
+    assert done.returncode == 2 and "--etc cannot be 'no'" in done.stderr
+
+
+@pytest.mark.parametrize(("way", "parent"), [("bwrap", True), ("user namespace", False), ("root", False)])
+def test_bwrap_is_used_by_users_who_have_it(way: str, parent: bool, tree: Path) -> None:
+    said = run(tree, way, "small-sh", "-c", "cat /proc/$PPID/comm")
+    assert (said.stdout == "bwrap\n") == parent
