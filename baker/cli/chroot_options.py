@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from baker.chroot.tree import Made
     from baker.console import Console
 
-FolderArgument = Annotated[Path, typer.Argument(help="A root filesystem; it is only read.")]
-NameArgument = Annotated[str, typer.Argument(help="Name of the sysext.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A root filesystem; it is only read.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sysext.")]
 PathsArgument = Annotated[
-    list[str], typer.Argument(help="What to take: /usr/PATH, or /SOURCE:/usr/DESTINATION."),
+    list[str], typer.Argument(metavar="PATH…", help="What to take: /usr/PATH, or /SOURCE:/usr/DESTINATION."),
 ]  # fmt: skip
 ArchOption = Annotated[
     str, typer.Option("--arch", "-a", envvar=["FLATCAR_BAKE_ARCH", "ARCH"], metavar="ARCH",
