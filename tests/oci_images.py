@@ -84,6 +84,13 @@ def add_image(
     return put_blob(root, json.dumps(manifest).encode()) | {"mediaType": manifest["mediaType"]}
 
 
+def add_index(root: Path, *rows: dict[str, Any]) -> dict[str, Any]:
+    """Store an index of images for several platforms in a layout; returns its descriptor."""
+    kind = "application/vnd.oci.image.index.v1+json"
+    index = {"schemaVersion": 2, "mediaType": kind, "manifests": rows}
+    return put_blob(root, json.dumps(index).encode()) | {"mediaType": kind}
+
+
 def write_index(root: Path, *rows: dict[str, Any]) -> Path:
     """Make a folder a layout with these manifests."""
     (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

@@ -14,6 +14,7 @@ from oci_images import (
     CAPABILITY,
     Entry,
     add_image,
+    add_index,
     by_umoci,
     entry,
     folder,
@@ -149,10 +150,11 @@ def test_one_image_is_chosen_by_architecture_and_name(tmp_path: Path) -> None:
         row = add_image(root, [layer(entry("arch", arch.encode()))], arch=arch)
         rows.append(row | {"platform": {"os": "linux", "architecture": arch}})
     rows.append(add_image(root, [layer(entry("x"))]) | {"platform": {"os": "unknown", "architecture": "unknown"}})
-    write_index(root, *rows)
-    for arch, word in ((Arch.X86_64, "amd64"), (Arch.ARM64, "arm64")):
-        make_rootfs(Wanted(parse_image(str(root)), arch), tmp_path / word, Console())
-        assert texts(tmp_path / word) == {"arch": word}
+    for number, listed in enumerate((rows, [add_index(root, *rows)])):
+        write_index(root, *listed)
+        for arch, word in ((Arch.X86_64, "amd64"), (Arch.ARM64, "arm64")):
+            make_rootfs(Wanted(parse_image(str(root)), arch), tmp_path / f"{word}-{number}", Console())
+            assert texts(tmp_path / f"{word}-{number}") == {"arch": word}
     write_index(root, rows[0])
     with pytest.raises(UsageError, match="has no image for arm64") as caught:
         make_rootfs(Wanted(parse_image(str(root)), Arch.ARM64), tmp_path / "none", Console())

@@ -205,7 +205,7 @@ def _from_file(file: ImageFile, wanted: Wanted, work: Path, console: Console) ->
     saved = not (image.root / "index.json").is_file() or file.transport == "docker-archive"
     source = f"docker-archive:{file.path.resolve()}" if saved else f"oci:{image.root.resolve()}"
     engine = Engine(("podman",))
-    before = set(engine.call("images", "--quiet", "--no-trunc", "--all").split())
+    known = engine.inspect(image.config_digest.removeprefix("sha256:")) is not None
     with console.step(f"Load {file} into podman"):
         ref = f":{file.ref}" if file.ref and not saved else ""
         identity = engine.call("pull", "--quiet", f"{source}{ref}").split()[-1]
@@ -214,7 +214,7 @@ def _from_file(file: ImageFile, wanted: Wanted, work: Path, console: Console) ->
         inner.mkdir()
         return Obtained(_saved(engine, identity, wanted, inner, console), "podman", "")
     finally:
-        if f"sha256:{identity.removeprefix('sha256:')}" not in before:
+        if not known:
             with stopping.cleaning():
                 _forget(engine, identity)
 
