@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from engines import docker_daemon, registry
 from oci_images import (
+    Entry,
     add_image,
     add_index,
     by_umoci,
