@@ -133,6 +133,28 @@ def run_build(build: ContainerBuild, sources: Mapping[str, Path], out: Path, wor
         )
 
 
+def export_root(build: ContainerBuild, archive: Path, work: Path, services: Services) -> None:
+    """Install the packages of `build` in a container of its image, and write its root filesystem as tar to `archive`.
+
+    Its steps do not count. `work` is for the output of the tools. Raises what `run_build` raises.
+    """
+    (image,) = build.images.values()
+    engine, base = _choose(image, build.platform, services)
+    lines = _preparation(build)
+    container = container_name()
+    with services.console.step(f"Get the root filesystem of {image}"):
+        try:
+            if lines:
+                log = work / "container.log"
+                run_script(engine, base, "\n".join(lines), build, _network(build), log, container)
+            else:
+                engine.call("create", f"--name={container}", "--pull=never", *engine.limits, base, "/bin/sh")
+            engine.call("export", "--output", str(archive), container)
+        finally:
+            with stopping.cleaning():
+                engine.remove(container)
+
+
 def pinned_image(build: ContainerBuild, pins: PinFile) -> str:
     """The sha256 of the manifest that is pinned for a build's image, "" for none yet."""
     (image,) = build.images.values()
@@ -192,17 +214,14 @@ def startable(image: str, variants: Sequence[Engine]) -> Engine:
 @contextmanager
 def _prepared(engine: Engine, base: str, build: ContainerBuild, mounts: Sequence[str], log: Path) -> Iterator[str]:
     """The image for the steps: the base, or a temporary one with packages and dependencies in it."""
-    lines = [f"{_INSTALL[build.manager]} {shlex.join(build.packages)}"] if build.packages else []
-    lines += build.fetch
+    lines = _preparation(build)
     if not lines:
         yield base
         return
-    network = ["--network=host", *(f"--env={name}={os.environ[name]}" for name in _PROXIES if name in os.environ)]
     container = container_name()
     image = f"localhost/{container}"
     try:
-        options = [*mounts, *(network if build.network else ["--network=none"])]
-        run_script(engine, base, "\n".join(lines), build, options, log, container)
+        run_script(engine, base, "\n".join(lines), build, [*mounts, *_network(build)], log, container)
         engine.commit(container, image)
         yield image
     finally:
@@ -210,6 +229,19 @@ def _prepared(engine: Engine, base: str, build: ContainerBuild, mounts: Sequence
             engine.remove(container)
             if engine.inspect(image):
                 engine.call("rmi", "--force", image)
+
+
+def _preparation(build: ContainerBuild) -> list[str]:
+    """The lines of a script that bring packages and dependencies."""
+    lines = [f"{_INSTALL[build.manager]} {shlex.join(build.packages)}"] if build.packages else []
+    return [*lines, *build.fetch]
+
+
+def _network(build: ContainerBuild) -> list[str]:
+    """The options of a container that may fetch things, unless the build may not."""
+    if not build.network:
+        return ["--network=none"]
+    return ["--network=host", *(f"--env={name}={os.environ[name]}" for name in _PROXIES if name in os.environ)]
 
 
 def run_script(
