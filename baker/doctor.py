@@ -44,7 +44,7 @@ _JOBS = {
     "xz": "unpacks recipes' sources", "zstd": "unpacks recipes' sources, packs images as .zst",
     "git": "lists versions of some recipes", "podman": "builds some recipes from source",
     "mksquashfs": "packs sysexts", "mkfs.erofs": "packs EROFS sysexts", "mke2fs": "packs ext4 and ext2 sysexts",
-    "systemd-repart": "protects sysexts by verity",
+    "systemd-repart": "protects sysexts by verity", "skopeo": "fetches container images where podman does not",
 }  # fmt: skip
 _VERSION_OPTIONS = {
     "debugfs": "-V", "e2fsck": "-V", "unsquashfs": "-version", "mksquashfs": "-version", "mke2fs": "-V",

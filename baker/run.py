@@ -36,7 +36,7 @@ PACKAGES = {
     "mdir": "mtools", "fsck.vfat": "dosfstools", "blkid": "util-linux", "unsquashfs": "squashfs-tools",
     "mksquashfs": "squashfs-tools", "fsck.erofs": "erofs-utils", "mkfs.erofs": "erofs-utils", "mke2fs": "e2fsprogs",
     "systemd-repart": "systemd", "xz": "xz-utils", "zstd": "zstd", "git": "git", "podman": "podman",
-    "sudo": "sudo",
+    "sudo": "sudo", "skopeo": "skopeo",
 }  # fmt: skip
 ESSENTIAL = ("gpg", "qemu-img", "debugfs", "e2fsck", "resize2fs", "btrfs", "blkid", "unsquashfs")
 """The programs without which no bake works."""

@@ -227,11 +227,10 @@ def _open(root: Path, path: Path) -> BinaryIO:
         raise ImageError(
             f"{path.relative_to(root.resolve())} of the image cannot be read: {error.strerror}."
         ) from error
-    file = os.fdopen(fd, "rb")
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        file.close()
+        os.close(fd)
         raise ImageError(f"{path.relative_to(root.resolve())} of the image is no file.", _HINT)
-    return file
+    return os.fdopen(fd, "rb")
 
 
 def _parse(data: bytes, name: str) -> Any:

@@ -34,8 +34,8 @@ PROGRAMS = ("podman", "docker", "skopeo")
 """The engines, the preferred one first."""
 
 MADE_BY_ENGINES = (
-    "proc", "sys", "dev", "dev/pts", "dev/shm", "dev/mqueue", "dev/console", "etc/hosts", "etc/hostname",
-    "etc/resolv.conf", "etc/mtab", "run/.containerenv", "run/secrets", ".dockerenv",
+    "proc", "sys", "run", "etc", "dev", "dev/pts", "dev/shm", "dev/mqueue", "dev/console", "etc/hosts",
+    "etc/hostname", "etc/resolv.conf", "etc/mtab", "run/.containerenv", "run/secrets", ".dockerenv",
 )  # fmt: skip
 """What engines put into every container, to mount something there; empty, in the layer that a command makes."""
 
@@ -140,11 +140,12 @@ def _saved(engine: Engine, identity: str, wanted: Wanted, work: Path, console: C
     changed = f"localhost/{container}"
     build = ContainerBuild({}, timeout=_LONG)
     options = ["--user=0", *([f"--network={wanted.network}"] if wanted.network else [])]
+    options += ["--passwd=false"] if engine.is_podman else []  # it would add users to an image without any
     try:
         with console.step(f"Run in {wanted.image}: {wanted.command}"):
             run_script(engine, identity, wanted.command, build, options, work / "container.log", container)
         with console.step("Take what it left"):
-            engine.call("commit", "--quiet", container, changed)
+            engine.commit(container, changed)
         return _save(engine, changed, wanted, work, console)
     finally:
         with stopping.cleaning():
@@ -175,9 +176,11 @@ def _save(engine: Engine, identity: str, wanted: Wanted, work: Path, console: Co
 
 def _by_skopeo(name: ImageName, wanted: Wanted, work: Path, console: Console) -> Obtained:
     """Copy an image from its registry; the digest of a tag is looked up first, and then nothing else is copied."""
+    env = engine_settings()
     platform = ["--override-os", "linux", "--override-arch", oci_arch(wanted.arch)]
+    if "CONTAINERS_REGISTRIES_CONF" in env:  # podman obeys the variable, skopeo wants an option
+        platform += ["--registries-conf", env["CONTAINERS_REGISTRIES_CONF"]]
     with console.step(f"Copy {name} by skopeo"):
-        env = engine_settings()
         digest = name.digest or run(
             ["skopeo", *platform, "inspect", "--no-tags", "--format", "{{.Digest}}", f"docker://{name.pullable}"],
             env=env,
@@ -202,7 +205,7 @@ def _from_file(file: ImageFile, wanted: Wanted, work: Path, console: Console) ->
     saved = not (image.root / "index.json").is_file() or file.transport == "docker-archive"
     source = f"docker-archive:{file.path.resolve()}" if saved else f"oci:{image.root.resolve()}"
     engine = Engine(("podman",))
-    before = set(engine.call("images", "--quiet", "--no-trunc", "--all").split())
+    known = engine.inspect(image.config_digest.removeprefix("sha256:")) is not None
     with console.step(f"Load {file} into podman"):
         ref = f":{file.ref}" if file.ref and not saved else ""
         identity = engine.call("pull", "--quiet", f"{source}{ref}").split()[-1]
@@ -211,7 +214,7 @@ def _from_file(file: ImageFile, wanted: Wanted, work: Path, console: Console) ->
         inner.mkdir()
         return Obtained(_saved(engine, identity, wanted, inner, console), "podman", "")
     finally:
-        if f"sha256:{identity.removeprefix('sha256:')}" not in before:
+        if not known:
             with stopping.cleaning():
                 _forget(engine, identity)
 

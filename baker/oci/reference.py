@@ -105,13 +105,13 @@ def _looks_like_file(path: Path) -> bool:
 
 
 def _file(words: str, transport: str) -> ImageFile:
-    path, ref = Path(words), ""
-    if not path.exists() and ":" in words:
-        before, _, ref = words.rpartition(":")
-        path = Path(before)
-    if not words or not path.exists():
-        raise UsageError(f"There is no image {words}.", "Give a folder with an oci-layout in it, or an archive.")
-    return ImageFile(path, ref, transport)
+    # The name behind the path has colons of its own, and so may the path.
+    pieces = words.split(":")
+    for count in range(len(pieces), 0, -1):
+        path = Path(":".join(pieces[:count]))
+        if words and path.exists():
+            return ImageFile(path, ":".join(pieces[count:]), transport)
+    raise UsageError(f"There is no image {words}.", "Give a folder with an oci-layout in it, or an archive.")
 
 
 def _checked_registry(word: str) -> str:

@@ -42,7 +42,8 @@ def unpack(
         skipped = unless_new if number == len(image.layers) else ()
         with (
             console.step(f"Unpack layer {number} of {len(image.layers)}"),
-            open_layer(image.root, layer, shown) as file,naming_damage(shown, "tar")
+            open_layer(image.root, layer, shown) as file,
+            naming_damage(shown, "tar"),
         ):
             for entry, chunks in tar_entries(file, shown, digest):
                 if skipped and not entry.size and root.lacks(entry.name, skipped):

@@ -91,6 +91,10 @@ class Engine:
         most = {name: _ENOUGH if hard == resource.RLIM_INFINITY else min(_ENOUGH, hard) for name, hard in own.items()}
         return [f"--ulimit={name}={value}:{value}" for name, value in most.items()]
 
+    def commit(self, container: str, image: str) -> None:
+        """Make an image of what a container left."""
+        self.call("commit", *(["--quiet"] if self.is_podman else []), container, image)
+
     def remove(self, container: str) -> None:
         """Remove a container, running or not."""
         self.call("rm", "--force", *(["--time", "0", "--ignore"] if self.is_podman else []), container)
@@ -218,7 +222,7 @@ def _prepared(engine: Engine, base: str, build: ContainerBuild, mounts: Sequence
     image = f"localhost/{container}"
     try:
         run_script(engine, base, "\n".join(lines), build, [*mounts, *_network(build)], log, container)
-        engine.call("commit", "--quiet", container, image)
+        engine.commit(container, image)
         yield image
     finally:
         with stopping.cleaning():
