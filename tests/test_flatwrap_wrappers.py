@@ -210,6 +210,21 @@ def test_units_links_and_data(root: Path, tmp_path: Path) -> None:
     assert not (tree / "usr/sbin").exists()
 
 
+def test_modes_do_not_depend_on_the_umask(root: Path, tmp_path: Path) -> None:
+    found = []
+    for umask in (0o022, 0o077):
+        before = os.umask(umask)
+        try:
+            tree = wrap(tmp_path, root, "/usr/bin/sh", etc="chroot", chroot=("/usr/bin",), host=("/etc/new/deep",))
+        finally:
+            os.umask(before)
+        listed = ["find", ".", "-printf", "%p %m\\n"]
+        found.append(subprocess.run(listed, cwd=tree, check=True, capture_output=True, text=True).stdout)
+        shutil.rmtree(tree)
+    assert found[0] == found[1]
+    assert "./usr/local/small/rootfs/etc/new/deep 755\n" in found[0]
+
+
 def test_what_is_left_out_is_told(root: Path, tmp_path: Path) -> None:
     own = shutil.copytree(root, tmp_path / "root", symlinks=True)
     shutil.copy(own / "usr/bin/busybox", own / "usr/bin/su")

@@ -11,6 +11,8 @@ from pathlib import Path
 import chroots
 import pytest
 from chroots import compile_c, libc_root
+from cli import flatcar_bake
+from packs import AS_NOBODY, NOBODY
 from programs import debian, stand_in
 
 from baker.chroot.flix import FlixRequest, flix
@@ -307,6 +309,19 @@ def test_modes_do_not_depend_on_the_umask(root: Path) -> None:
         os.umask(before)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in made.tree.rglob("*")}
     assert modes == {0o755}
+
+
+def test_no_root_is_needed(root: Path, tmp_path: Path) -> None:
+    program(root, "usr/bin/tool", source="int main(void) { return 3; }")
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    for folder in [root, *root.parents][:-2]:
+        folder.chmod(0o755)
+    env = {"HOME": str(home), "TMPDIR": str(home)}
+    done = flatcar_bake("flix", root, "tool", "/usr/bin/tool", "--dir-only", cwd=home, env=env, prefix=AS_NOBODY)
+    assert done.returncode == 0, done.stderr
+    assert chroots.alone(home / "tool", "/usr/bin/tool").returncode == 3
 
 
 def test_the_folder_is_only_read(root: Path) -> None:

@@ -33,6 +33,8 @@ class Closure:
     private: str
     ignored: Sequence[str] = ()
     """Globs of names of libraries that may be missing."""
+    hint: str = "Install the packages that bring them there. If the program can do without: --ignore-missing NAME"
+    """What to do about a missing library."""
     flat: bool = True
     """Whether all libraries go to one folder, where each name is there once."""
     libraries: dict[str, Library] = field(default_factory=dict)
@@ -55,10 +57,7 @@ class Closure:
         for real, elf in members:
             self._resolve([Member(real, real, elf)], self._finder(elf))
         if self._missing:
-            raise ImageError(
-                f"Libraries are missing in {self.root.folder}: {'; '.join(self._missing)}.",
-                "Install the packages that bring them there. If the program can do without: --ignore-missing NAME",
-            )
+            raise ImageError(f"Libraries are missing in the root filesystem: {'; '.join(self._missing)}.", self.hint)
 
     def add_extra(self, name: str) -> list[Library]:
         """Find a library that programs load by themselves, by its path or its name; where it is for the linker.

@@ -50,12 +50,12 @@ else
     trap "hand_on QUIT" QUIT
 fi
 # A shell lets what it starts in the background ignore INT and QUIT, and gives it no input.
-exec 3<&0
+exec 9<&0 # not 3, which may be a socket that systemd hands over
 env --default-signal=INT,QUIT bwrap --die-with-parent \\
 {arguments}
-    -- "$@" <&3 3<&- &
+    -- "$@" <&9 9<&- &
 child=$!
-exec 3<&-
+exec 9<&-
 while :; do
     wait "$child"
     status=$?
