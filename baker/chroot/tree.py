@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,9 @@ def make_folder(tree: Path, folder: Path) -> None:
         if not place.exists():
             place.mkdir()
             place.chmod(0o755)
+
+
+def settle_folders(tree: Path) -> None:
+    """Give all folders of a tree the mode that they have in a system, whatever the umask."""
+    for folder, _, _ in os.walk(tree):
+        Path(folder).chmod(0o755)
