@@ -26,6 +26,7 @@ COMMANDS = {
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
     "sysext": ("baker.cli.sysext", "sysext_app", "Pack a folder as a sysext; look into sysexts and check them."),
     "oci-rootfs": ("baker.cli.oci_rootfs", "oci_rootfs", "Unpack a container image into a folder."),
+    "torcx": ("baker.cli.torcx", "torcx", "Make a sysext of a torcx archive."),
     "fetch": ("baker.cli.fetch", "fetch", "Download a release into the cache and verify it; no baking."),
     "cache": ("baker.cli.cache", "cache_app", "See and empty the cache of verified downloads."),
     "doctor": ("baker.cli.doctor", "doctor", "Check that this machine has what a bake needs, or clean up."),

@@ -82,6 +82,8 @@ class RootFolder(Guard):
         self._devices = devices
         self._as_root = os.geteuid() == 0
         self.left_out = LeftOut()
+        self.capable: list[str] = []
+        """Programs that got their capabilities."""
         self.count = 0
         """Paths in the finished folder."""
 
@@ -338,6 +340,7 @@ class RootFolder(Guard):
         for key, value in meta.xattrs:
             if key.startswith("user.") or self._as_root:
                 self._set_xattr(full, key, value)
+                self.capable += [f"/{path}"] if not key.startswith("user.") else []
             else:
                 self.left_out.capabilities.append(f"/{path}")
 
