@@ -48,6 +48,7 @@ _JOBS = {
     "xorriso": "writes ISOs", "grub-mkimage": "makes ISOs boot", "mkfs.vfat": "makes ISOs boot by UEFI",
     "mmd": "makes ISOs boot by UEFI", "mcopy": "makes ISOs boot by UEFI",
     "dnsmasq": "answers machines that boot from the network", "ip": "tells the addresses of network interfaces",
+    "skopeo": "fetches container images where podman does not",
 }  # fmt: skip
 _VERSION_OPTIONS = {
     "debugfs": "-V", "e2fsck": "-V", "unsquashfs": "-version", "mksquashfs": "-version", "mke2fs": "-V",

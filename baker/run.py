@@ -38,7 +38,7 @@ PACKAGES = {
     "systemd-repart": "systemd", "xz": "xz-utils", "zstd": "zstd", "git": "git", "podman": "podman",
     "sudo": "sudo", "xorriso": "xorriso", "grub-mkimage": "grub-common", "mkfs.vfat": "dosfstools", "mmd": "mtools",
     "mcopy": "mtools", "dnsmasq": "dnsmasq-base", "ip": "iproute2",
-    "ignition-validate": "ignition",
+    "ignition-validate": "ignition", "skopeo": "skopeo",
 }  # fmt: skip
 ESSENTIAL = ("gpg", "qemu-img", "debugfs", "e2fsck", "resize2fs", "btrfs", "blkid", "unsquashfs")
 """The programs without which no bake works."""

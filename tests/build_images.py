@@ -6,11 +6,13 @@ The image for arm64 only says that it is: its programs are x86-64's, and sources
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import getsource
 from pathlib import Path
 
-from programs import GO, UNAME
+from programs import GO, UNAME, debian
 from standin import cache
 from standin.packages import network_environment
 
@@ -54,11 +56,48 @@ def _make(folder: Path) -> None:
 def base_image(arch: Arch) -> Iterator[str]:
     """The name of a base image in podman, for as long as it is needed."""
     tar = cache.item("container_base", (PACKAGES, SCRIPTS), _make) / "image.tar"
-    name = f"localhost/flatcar-test-{os.getpid()}-{arch}:1"
-    run(
-        ["podman", "import", "--quiet", f"--arch={GO[arch]}", "--os=linux",
-         f"--change=ENV MACHINE={UNAME[arch]}", tar, name]
-    )  # fmt: skip
+    with _imported(tar, arch, f"--change=ENV MACHINE={UNAME[arch]}") as name:
+        yield name
+
+
+@contextmanager
+def program_image(arch: Arch, *packages: str) -> Iterator[str]:
+    """The name of an image with programs of Debian for `arch` in it, real ones, and managers that find nothing to do.
+
+    Its shell is a busybox of this machine, in a folder that nothing takes anything from.
+    """
+
+    def make(folder: Path) -> None:
+        hooks = [
+            f"--extract-hook=mkdir -p $1/boot $1/bin; cp {debian('busybox-static') / 'bin/busybox'} $1/boot/",
+            "--extract-hook=for name in sh apt-get apk; do ln -s /boot/$name $1/bin/$name; done",
+            "--extract-hook=ln -s busybox $1/boot/sh; for name in apt-get apk; do "
+            'echo "#!/boot/sh" >$1/boot/$name; chmod 755 $1/boot/$name; done',
+        ]
+        run(
+            ["mmdebstrap", "--quiet", "--variant=extract", f"--architectures={GO[arch]}",
+             f"--include={','.join(packages)}", *hooks, "bookworm", folder / "image.tar"],
+            env=network_environment(),
+        )  # fmt: skip
+
+    tar = cache.item("container_programs", (packages, arch, getsource(program_image)), make) / "image.tar"
+    with _imported(tar, arch) as name:
+        yield name
+
+
+@contextmanager
+def folder_image(folder: Path, work: Path) -> Iterator[str]:
+    """The name of an image for this machine, made of a root filesystem."""
+    tar = work / "image.tar"
+    run(["tar", "--create", "--file", tar, "--one-file-system", "--directory", folder, "."])
+    with _imported(tar, Arch.X86_64) as name:
+        yield name
+
+
+@contextmanager
+def _imported(tar: Path, arch: Arch, *words: str) -> Iterator[str]:
+    name = f"localhost/flatcar-test-{os.getpid()}-{uuid.uuid4().hex[:8]}-{arch}:1"
+    run(["podman", "import", "--quiet", f"--arch={GO[arch]}", "--os=linux", *words, tar, name])
     try:
         yield name
     finally:

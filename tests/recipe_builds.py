@@ -49,8 +49,11 @@ def build_recipe(
     with services(upstream, folder) as opened:
         recipe = opened.recipes[name]
         if image:
-            assert recipe.build
-            recipe = replace(recipe, build=replace(recipe.build, images={"": image}))
+            if recipe.rootfs:
+                recipe = replace(recipe, rootfs=replace(recipe.rootfs, image=image))
+            else:
+                assert recipe.build
+                recipe = replace(recipe, build=replace(recipe.build, images={"": image}))
         catalogue = Catalogue(opened, opened.rewrites, opened.recipes)
         request = settle(recipe, version, arch, catalogue, variant=variant, parameters=parameters)
         return build(replace(request, compression="lz4"), opened, work)

@@ -84,7 +84,7 @@ def boot(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Boot a baked image in QEMU and check that its extensions merge.
+    """Boot a baked image in QEMU and check that extensions merge.
 
     Reports merged sysexts and failed units, and ends with status 7 when an expectation does not hold.
     """

@@ -26,7 +26,7 @@ def fetch(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Download a release into the cache and verify it, without baking."""
+    """Download a release into the cache and verify it; no baking."""
     from json import dumps
 
     from baker.console import make_console

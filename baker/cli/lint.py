@@ -66,7 +66,7 @@ def lint(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Check a bake.toml before it is baked, without downloading images.
+    """Check a bake.toml without baking or downloading images.
 
     Reads the file, looks for every sysext (local ones are linted), and plans the bake. The exit code is that of the
     bake that the first error would stop: 2, 3, 4, 5 or 6; 0 where a bake could begin.

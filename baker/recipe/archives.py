@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Protocol, cast
 
 from baker import stopping
 from baker.errors import BakeError, ImageError
@@ -50,6 +50,12 @@ _FAULTS = (
 DEFAULT_LIMITS = Limits()
 
 
+class Digest(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
 def extract(
     archive: Path, kind: str, target: Path, *, strip: int = 0, name: str = "", limits: Limits = DEFAULT_LIMITS
 ) -> None:
@@ -65,15 +71,21 @@ def extract(
     shown = name or archive.name
     unpack = {"tar": _tar, "zip": _zip, "deb": _deb, "file": _file}[kind]
     landing = Landing(target, shown, strip, limits.for_archive(archive.stat().st_size), limits.entries)
-    try:
-        with archive.open("rb") as file:
-            unpack(file, landing, shown)
+    with naming_damage(shown, kind), archive.open("rb") as file:
+        unpack(file, landing, shown)
         landing.finish()
+
+
+@contextmanager
+def naming_damage(name: str, kind: str) -> Iterator[None]:
+    """Turn what Python raises over a damaged archive into an ImageError that names it."""
+    try:
+        yield
     except BakeError:
         raise
     except _FAULTS as error:
         raise ImageError(
-            f"{shown} is no intact {kind} archive: {error}.", "Is it the right file, and does the recipe say its kind?"
+            f"{name} is no intact {kind} archive: {error}.", "Is it the right file, and of the kind it should be?"
         ) from error
 
 
@@ -83,12 +95,24 @@ def _file(file: BinaryIO, landing: Landing, name: str) -> None:
 
 
 def _tar(file: BinaryIO, landing: Landing, name: str) -> None:
+    for entry, chunks in tar_entries(file, name):
+        _tar_entry(entry, chunks, landing)
+
+
+def tar_entries(
+    file: BinaryIO, name: str, digest: Digest | None = None
+) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
+    """The entries of a tar archive, compressed or not, each with what a regular file holds.
+
+    That is read as it is asked for, before the next entry. `digest` is fed all bytes without their compression.
+    Raises ImageError, naming the archive by `name`, and what `naming_damage` is for.
+    """
     with _unpacked(file, name) as plain:
-        forward = _Forward(plain)
+        forward = _Forward(plain, digest)
         with tarfile.TarFile(fileobj=cast(IO[bytes], forward), mode="r") as tar:
             while (entry := tar.next()) is not None:
                 stopping.check()
-                _tar_entry(tar, entry, forward, landing)
+                yield entry, _content(tar, entry, forward)
                 tar.members = []  # type: ignore[attr-defined] # it would keep every header
         # tarfile takes a damaged header for the end, which in truth is a block of zeros.
         if forward.header.strip(b"\0"):
@@ -98,20 +122,25 @@ def _tar(file: BinaryIO, landing: Landing, name: str) -> None:
             pass
 
 
-def _tar_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo, forward: _Forward, landing: Landing) -> None:
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo, forward: _Forward) -> Iterator[bytes]:
+    if entry.issparse():
+        holey = tar.extractfile(entry)
+        assert holey is not None
+        yield from _chunks(holey, entry.size, _LARGEST_HEADER)
+    elif entry.isreg():
+        forward.seek(entry.offset_data)
+        yield from forward.chunks(entry.size)
+
+
+def _tar_entry(entry: tarfile.TarInfo, chunks: Iterator[bytes], landing: Landing) -> None:
     if entry.isdir():
         landing.folder(entry.name)
     elif entry.issym():
         landing.symlink(entry.name, entry.linkname)
     elif entry.islnk():
         landing.hard_link(entry.name, entry.linkname)
-    elif entry.issparse():
-        holey = tar.extractfile(entry)
-        assert holey is not None
-        landing.file(entry.name, entry.mode, entry.mtime, _chunks(holey, entry.size, _LARGEST_HEADER))
     elif entry.isreg():
-        forward.seek(entry.offset_data)
-        landing.file(entry.name, entry.mode, entry.mtime, forward.chunks(entry.size))
+        landing.file(entry.name, entry.mode, entry.mtime, chunks)
     else:
         landing.special(entry.name)
 
@@ -177,8 +206,8 @@ def _chunks(file: IO[bytes], size: int, most: int = _CHUNK) -> Iterator[bytes]:
 class _Forward(io.RawIOBase):
     """A stream for tarfile: it only goes forward, and it reads headers of a sane size only."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[bytes], digest: Digest | None = None) -> None:
+        self._stream, self._digest = stream, digest
         self._position = 0
         self.header = b""
         """What was read last."""
@@ -215,6 +244,8 @@ class _Forward(io.RawIOBase):
     def _take(self, size: int) -> bytes:
         chunk = self._stream.read(size)
         self._position += len(chunk)
+        if self._digest is not None:
+            self._digest.update(chunk)
         return chunk
 
 

@@ -1,6 +1,6 @@
 """Building an extension: downloads, tree, checks, image. The same inputs give the same bytes, and are built once.
 
-RecipeBuild ─► obtain() ─► key ─► in the cache? ─► unpack ─► container ─► fill() ─► judge() ─► pack() ─► lint()
+RecipeBuild ─► obtain() ─► key ─► in the cache? ─► unpack ─► containers ─► fill() ─► judge() ─► pack() ─► lint()
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from baker.recipe.archives import extract
 from baker.recipe.compile import compile_sources, image_digest
 from baker.recipe.inputs import Input, obtain
 from baker.recipe.request import RecipeBuild
+from baker.recipe.rootfs import take_rootfs, tool_version
 from baker.recipe.steps import Build, Unpacked, fill
 from baker.recipe.tree import Tree
 from baker.recipe.verdict import judge
@@ -75,7 +76,7 @@ def build(request: RecipeBuild, services: Services, work: Path) -> Built:
         inputs = obtain(request, services)
     for item in inputs:
         services.console.note(f"{item.file.name}: {item.file.trust}")
-    tool = program_version(_WRITERS[request.format])
+    tool = program_version(_WRITERS[request.format]) + tool_version(request)
     key = _key(request, inputs, tool, image_digest(request, services))
     identity = ("recipe", key)
     cached = services.cache.find(identity)
@@ -107,8 +108,10 @@ def _make(request: RecipeBuild, inputs: Sequence[Input], image: Path, services: 
     recipe, console = request.recipe, services.console
     with console.step(f"Unpack {request.component}"):
         sources = _unpack(inputs, work / "sources")
-    tree = Tree(work / "tree")
-    if recipe.build is not None or recipe.rootfs is not None:
+    if recipe.rootfs is not None:
+        take_rootfs(request, services, work, work / "tree")
+    tree = Tree(work / "tree", exists=recipe.rootfs is not None)
+    if recipe.build is not None:
         with console.step(f"Compile {request.component}"):
             compiled = compile_sources(
                 request, {name: parts[0].path for name, parts in sources.items()}, services, work
@@ -117,10 +120,11 @@ def _make(request: RecipeBuild, inputs: Sequence[Input], image: Path, services: 
     plan = Build(request.scope, request.variant)
     fill(tree, plan, sources)
     judge(tree, plan)
+    tree.open_folders(f"/usr/local/{request.component}")
     with console.step(f"Pack {request.file_name}"):
         options = PackOptions(
             request.component, request.arch, request.format, reload=recipe.reload, compression=request.compression,
-            epoch=request.epoch,
+            epoch=request.epoch, keep_modes=recipe.rootfs is not None,
         )  # fmt: skip
         pack(tree.root, image, options, own=True)
 

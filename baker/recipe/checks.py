@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from baker.errors import UsageError
 from baker.recipe.entries import plain_name
 from baker.recipe.model import Install, Recipe, Source
+from baker.recipe.rootfs import check_options
 from baker.recipe.words import ALWAYS_KNOWN, check_words
 from baker.schema import suggest
 
@@ -21,6 +22,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_sources(recipe)
     _check_variants(recipe)
     _check_build(recipe)
+    if recipe.rootfs is not None:
+        check_options(recipe.rootfs)
     _check_streams(recipe)
     _check_words(recipe)
 
@@ -162,3 +165,7 @@ def _build_templates(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...], str
         scripts = (*build.fetch, *build.steps)
         texts = (*build.images.values(), *scripts, build.platform, *build.packages, *build.env.values())
         yield from ((text, BUILD_WORDS, build.where) for text in texts)
+    rootfs = recipe.rootfs
+    if rootfs is not None:
+        words = (rootfs.image, *rootfs.packages, *rootfs.paths, *rootfs.options.values())
+        yield from ((text, (), rootfs.where) for text in words)

@@ -11,14 +11,14 @@ from baker.errors import UsageError
 from baker.recipe.containers import pinned_image, run_build
 from baker.recipe.model import ContainerBuild
 from baker.recipe.request import RecipeBuild
+from baker.recipe.rootfs import rootfs_container
 from baker.services import Services
 
 
 def compile_sources(request: RecipeBuild, sources: Mapping[str, Path], services: Services, work: Path) -> Path:
     """Run the recipe's container build on unpacked `sources`; returns the folder of what it installed."""
     build = expanded(request)
-    if build is None:
-        raise UsageError(f"{request.recipe.path}: [rootfs] cannot be built yet.")
+    assert build is not None
     out = work / "build"
     out.mkdir()
     mounted = {name: sources[name] for name in build.mount}
@@ -48,6 +48,6 @@ def expanded(request: RecipeBuild) -> ContainerBuild | None:
 
 
 def image_digest(request: RecipeBuild, services: Services) -> str:
-    """The digest by which the container's image is pinned; "" for none yet, or a recipe without a build."""
-    build = expanded(request)
+    """The digest by which the container's image is pinned; "" for none yet, or a recipe without a container."""
+    build = expanded(request) or rootfs_container(request)
     return "" if build is None else pinned_image(build, services.pins)

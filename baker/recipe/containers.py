@@ -29,6 +29,12 @@ from baker.services import Services
 
 _TAIL = 12  # lines of output in an error
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# What engines are configured by; they must find registries, logins and a docker that is not on this machine.
+_SETTINGS = (
+    *_PROXIES, "REGISTRY_AUTH_FILE", "CONTAINERS_CONF", "CONTAINERS_REGISTRIES_CONF", "CONTAINERS_STORAGE_CONF",
+    "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "CONTAINER_HOST",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
 _LIMITED = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 _ENOUGH = 16384
 _INSTALL = {
@@ -51,7 +57,7 @@ class Engine:
 
     def call(self, *arguments: str) -> str:
         """Run a short command; returns what it prints."""
-        return run([*self.words, *arguments]).text.strip()
+        return run([*self.words, *arguments], env=engine_settings()).text.strip()
 
     def inspect(self, image: str) -> dict[str, Any] | None:
         """What the engine knows of an image that it has."""
@@ -65,10 +71,10 @@ class Engine:
         """(id, digest of the manifest) of a base image, pulled unless it is there."""
         reference = f"{_without_tag(image)}@sha256:{pinned}" if pinned else image
         facts = self.inspect(reference)
-        if facts is None or not _is_for(facts, platform):
+        if facts is None or not is_for(facts, platform):
             self.call("pull", "--quiet", *(["--platform", platform] if platform else []), reference)
             facts = self.inspect(reference)
-        if facts is None or not _is_for(facts, platform):
+        if facts is None or not is_for(facts, platform):
             raise EnvironmentFault(f"{self.words[0]} has no image {reference} for {platform}.")
         return str(facts["Id"]), _digest(facts)
 
@@ -85,13 +91,22 @@ class Engine:
         most = {name: _ENOUGH if hard == resource.RLIM_INFINITY else min(_ENOUGH, hard) for name, hard in own.items()}
         return [f"--ulimit={name}={value}:{value}" for name, value in most.items()]
 
+    def commit(self, container: str, image: str) -> None:
+        """Make an image of what a container left."""
+        self.call("commit", *(["--quiet"] if self.is_podman else []), container, image)
+
     def remove(self, container: str) -> None:
         """Remove a container, running or not."""
         self.call("rm", "--force", *(["--time", "0", "--ignore"] if self.is_podman else []), container)
 
 
+def engine_settings() -> dict[str, str]:
+    """The variables that tell engines where to find things, for a program that is started with few others."""
+    return {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+
+
 # crun, podman's first choice, needs rights that root lacks inside a container; runc gets by with less.
-_ENGINES = {"podman": (Engine(("podman",)), Engine(("podman", "--runtime", "runc"))), "docker": (Engine(("docker",)),)}
+ENGINES = {"podman": (Engine(("podman",)), Engine(("podman", "--runtime", "runc"))), "docker": (Engine(("docker",)),)}
 
 
 def run_build(build: ContainerBuild, sources: Mapping[str, Path], out: Path, work: Path, services: Services) -> None:
@@ -113,7 +128,31 @@ def run_build(build: ContainerBuild, sources: Mapping[str, Path], out: Path, wor
         steps = "\n".join(build.steps)
         if not engine.is_podman:  # docker's root is the machine's; podman's, without root, is the user
             steps = f"trap 'chown -R {os.getuid()}:{os.getgid()} {shlex.quote(build.out)}' EXIT\n{steps}"
-        _run(engine, ready, steps, build, [*mounts, "--network=none", "--security-opt=no-new-privileges", "--rm"], log)
+        run_script(
+            engine, ready, steps, build, [*mounts, "--network=none", "--security-opt=no-new-privileges", "--rm"], log
+        )
+
+
+def export_root(build: ContainerBuild, archive: Path, work: Path, services: Services) -> None:
+    """Install the packages of `build` in a container of its image, and write its root filesystem as tar to `archive`.
+
+    Its steps do not count. `work` is for the output of the tools. Raises what `run_build` raises.
+    """
+    (image,) = build.images.values()
+    engine, base = _choose(image, build.platform, services)
+    lines = _preparation(build)
+    container = container_name()
+    with services.console.step(f"Get the root filesystem of {image}"):
+        try:
+            if lines:
+                log = work / "container.log"
+                run_script(engine, base, "\n".join(lines), build, _network(build), log, container)
+            else:
+                engine.call("create", f"--name={container}", "--pull=never", *engine.limits, base, "/bin/sh")
+            engine.call("export", "--output", str(archive), container)
+        finally:
+            with stopping.cleaning():
+                engine.remove(container)
 
 
 def pinned_image(build: ContainerBuild, pins: PinFile) -> str:
@@ -133,12 +172,12 @@ def _choose(image: str, platform: str, services: Services) -> tuple[Engine, str]
     if not pinned:
         services.pins.refuse_when_locked(name)
     reasons = []
-    for program, variants in _ENGINES.items():
+    for program, variants in ENGINES.items():
         if not find(program):
             continue
         try:
             identity, digest = Engine((program,)).base(image, platform, pinned)
-            engine = _startable(identity, variants)
+            engine = startable(identity, variants)
         except CommandFailed as error:
             reasons.append(f"{program}: {' '.join(error.stderr.split())[-300:]}")
             continue
@@ -160,7 +199,7 @@ def _choose(image: str, platform: str, services: Services) -> tuple[Engine, str]
     )
 
 
-def _startable(image: str, variants: Sequence[Engine]) -> Engine:
+def startable(image: str, variants: Sequence[Engine]) -> Engine:
     """The first variant of an engine that can start a container; CommandFailed of the last when none can."""
     for engine in variants[:-1]:
         try:
@@ -175,18 +214,15 @@ def _startable(image: str, variants: Sequence[Engine]) -> Engine:
 @contextmanager
 def _prepared(engine: Engine, base: str, build: ContainerBuild, mounts: Sequence[str], log: Path) -> Iterator[str]:
     """The image for the steps: the base, or a temporary one with packages and dependencies in it."""
-    lines = [f"{_INSTALL[build.manager]} {shlex.join(build.packages)}"] if build.packages else []
-    lines += build.fetch
+    lines = _preparation(build)
     if not lines:
         yield base
         return
-    network = ["--network=host", *(f"--env={name}={os.environ[name]}" for name in _PROXIES if name in os.environ)]
-    container = _name()
+    container = container_name()
     image = f"localhost/{container}"
     try:
-        options = [*mounts, *(network if build.network else ["--network=none"])]
-        _run(engine, base, "\n".join(lines), build, options, log, container)
-        engine.call("commit", "--quiet", container, image)
+        run_script(engine, base, "\n".join(lines), build, [*mounts, *_network(build)], log, container)
+        engine.commit(container, image)
         yield image
     finally:
         with stopping.cleaning():
@@ -195,12 +231,25 @@ def _prepared(engine: Engine, base: str, build: ContainerBuild, mounts: Sequence
                 engine.call("rmi", "--force", image)
 
 
-def _run(
+def _preparation(build: ContainerBuild) -> list[str]:
+    """The lines of a script that bring packages and dependencies."""
+    lines = [f"{_INSTALL[build.manager]} {shlex.join(build.packages)}"] if build.packages else []
+    return [*lines, *build.fetch]
+
+
+def _network(build: ContainerBuild) -> list[str]:
+    """The options of a container that may fetch things, unless the build may not."""
+    if not build.network:
+        return ["--network=none"]
+    return ["--network=host", *(f"--env={name}={os.environ[name]}" for name in _PROXIES if name in os.environ)]
+
+
+def run_script(
     engine: Engine, image: str, script: str, build: ContainerBuild, options: Sequence[str], log: Path,
     container: str = "",
 ) -> None:  # fmt: skip
     """Run a shell script in a new container to its end; `container` names one that stays."""
-    name = container or _name()
+    name = container or container_name()
     argv = [
         *engine.words, "run", f"--name={name}", "--pull=never", "--hostname=build", "--security-opt=label=disable",
         *engine.limits, *options, *(f"--env={key}={value}" for key, value in build.env.items()),
@@ -208,7 +257,7 @@ def _run(
     ]  # fmt: skip
     with log.open("ab") as output:
         begin = output.tell()
-        with spawn(argv, stdout=output, stderr=STDOUT) as process:
+        with spawn(argv, stdout=output, stderr=STDOUT, env=engine_settings()) as process:
             try:
                 status = process.wait(build.timeout)
             except BaseException as error:
@@ -237,7 +286,8 @@ def _tail(log: Path, begin: int) -> str:
     return "; ".join(lines[-_TAIL:]) or "it said nothing"
 
 
-def _name() -> str:
+def container_name() -> str:
+    """A name that no other container has."""
     return f"flatcar-bake-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
@@ -245,7 +295,7 @@ def _without_tag(image: str) -> str:
     return re.sub(r":[^:/@]+$", "", image)
 
 
-def _is_for(facts: Mapping[str, Any], platform: str) -> bool:
+def is_for(facts: Mapping[str, Any], platform: str) -> bool:
     """Whether an image is for a platform such as linux/arm64/v8."""
     return not platform or facts.get("Architecture") == platform.split("/")[1]
 

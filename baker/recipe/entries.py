@@ -372,6 +372,8 @@ def read_rootfs(table: LineTable | None) -> Rootfs | None:
         table.strings("packages", ()), one_of(table, "manager", MANAGERS, ""), _texts(table, "options"), table.place(),
     )  # fmt: skip
     table.done()
+    if rootfs.packages and not rootfs.manager:
+        raise UsageError(f"{table.at()} has packages but no manager.")
     return rootfs
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from baker.errors import EnvironmentFault, ImageError, UsageError
 
 _HARM_HINT = "The archive is damaged or made to do harm; nothing of it is used."
-_LATEST = 1 << 33  # seconds; a time behind this is nonsense, and not every filesystem can store it
-_MOST_HOPS = 40  # the kernel's own limit for links on the way to a file
-_DEEPEST = 200  # shutil.rmtree of a much deeper tree is too much for Python's stack
+LATEST = 1 << 33  # seconds; a time behind this is nonsense, and not every filesystem can store it
+MOST_HOPS = 40  # the kernel's own limit for links on the way to a file
+DEEPEST = 200  # shutil.rmtree of a much deeper tree is too much for Python's stack
 _SETUID_SETGID = 0o6000
 
 
@@ -38,21 +38,68 @@ class Limits:
         return min(self.size, max(self.floor, size * self.ratio))
 
 
-class Landing:
-    """Takes entries by name; call `finish` when all are there.
+class Guard:
+    """What every way of unpacking into a folder has in common: limits, and errors that name the entry.
 
-    `archive` names the archive in messages. `strip` leading folders of each name are dropped, and with them every
-    entry that has no more. `most` is the sum of all file sizes that is accepted. Every method raises ImageError that
-    names the entry, EnvironmentFault for a full disk, and UsageError when `folder` is not empty.
+    `archive` names the archive in messages. `most` is the sum of all file sizes that is accepted, `entries` their
+    number. Raises UsageError when `folder` is not empty.
     """
 
-    def __init__(self, folder: Path, archive: str, strip: int, most: int, entries: int) -> None:
+    def __init__(self, folder: Path, archive: str, most: int, entries: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty, so no archive is unpacked there.")
-        self._root, self._archive, self._strip = folder, archive, strip
+        self._root, self._archive = folder, archive
         self._left, self._most = most, most
         self._entries_left = entries
+
+    def _count_entry(self, name: str) -> None:
+        self._entries_left -= 1
+        if self._entries_left < 0:
+            raise self._refuse(name, "is one of too many entries")
+
+    def _count(self, name: str, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise self._refuse(name, f"makes it unpack to more than {self._most} bytes, far too much for its size")
+
+    def _refuse(self, name: str, why: str) -> ImageError:
+        shown = name if name.isprintable() else repr(name)
+        return ImageError(f"{self._archive}: the entry {shown} {why}.", _HARM_HINT)
+
+    @contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        """Turn what the system says about a path of the archive's choosing into our errors."""
+        try:
+            yield
+        except FileExistsError:
+            raise self._refuse(name, "is in it twice, or once as a folder and once as something else") from None
+        except OSError as error:
+            if error.errno in (
+                errno.ENAMETOOLONG,
+                errno.ENOTDIR,
+                errno.EINVAL,
+                errno.EILSEQ,
+                errno.ELOOP,
+                errno.EMLINK,
+            ):
+                raise self._refuse(name, f"has an impossible name ({error.strerror})") from None
+            raise EnvironmentFault(
+                f"{self._archive} cannot be unpacked into {self._root}: {error.strerror}.",
+                "Free some space, or use another folder for the output.",
+            ) from error
+
+
+class Landing(Guard):
+    """Takes entries by name; call `finish` when all are there.
+
+    `strip` leading folders of each name are dropped, and with them every entry that has no more. Every method raises
+    ImageError that names the entry, and EnvironmentFault for a full disk.
+    """
+
+    def __init__(self, folder: Path, archive: str, strip: int, most: int, entries: int) -> None:
+        super().__init__(folder, archive, most, entries)
+        self._strip = strip
         self._links: dict[str, str] = {}
         self._files: set[str] = set()
         self._folders: set[str] = {""}
@@ -78,9 +125,9 @@ class Landing:
             for chunk in chunks:
                 self._count(name, len(chunk))
                 with self._telling(name):
-                    _write(fd, chunk)
+                    write_all(fd, chunk)
             os.fchmod(fd, 0o755 if mode & 0o111 else 0o644)
-            when = min(max(modified, 0), _LATEST)
+            when = min(max(modified, 0), LATEST)
             os.utime(fd, (when, when))
         finally:
             os.close(fd)
@@ -128,9 +175,7 @@ class Landing:
     def _place(self, name: str, counts: bool = True) -> str:
         """The path below the folder for an entry, "" when `strip` leaves nothing of it."""
         if counts:
-            self._entries_left -= 1
-            if self._entries_left < 0:
-                raise self._refuse(name, "is one of too many entries")
+            self._count_entry(name)
         if not name.isprintable():
             raise self._refuse(name, "has a name that is no plain text")
         if name.startswith("/"):
@@ -138,8 +183,8 @@ class Landing:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise self._refuse(name, "has a name with `..` in it")
-        if len(parts) > _DEEPEST:
-            raise self._refuse(name, f"lies more than {_DEEPEST} folders deep")
+        if len(parts) > DEEPEST:
+            raise self._refuse(name, f"lies more than {DEEPEST} folders deep")
         return "/".join(parts[self._strip :])
 
     def _make_folder(self, place: str) -> None:
@@ -151,37 +196,6 @@ class Landing:
             (self._root / new).mkdir()
             (self._root / new).chmod(0o755)
             self._folders.add(new)
-
-    def _count(self, name: str, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise self._refuse(name, f"makes it unpack to more than {self._most} bytes, far too much for its size")
-
-    def _refuse(self, name: str, why: str) -> ImageError:
-        shown = name if name.isprintable() else repr(name)
-        return ImageError(f"{self._archive}: the entry {shown} {why}.", _HARM_HINT)
-
-    @contextmanager
-    def _telling(self, name: str) -> Iterator[None]:
-        """Turn what the system says about a path of the archive's choosing into our errors."""
-        try:
-            yield
-        except FileExistsError:
-            raise self._refuse(name, "is in it twice, or once as a folder and once as something else") from None
-        except OSError as error:
-            if error.errno in (
-                errno.ENAMETOOLONG,
-                errno.ENOTDIR,
-                errno.EINVAL,
-                errno.EILSEQ,
-                errno.ELOOP,
-                errno.EMLINK,
-            ):
-                raise self._refuse(name, f"has an impossible name ({error.strerror})") from None
-            raise EnvironmentFault(
-                f"{self._archive} cannot be unpacked into {self._root}: {error.strerror}.",
-                "Free some space, or use another folder for the output.",
-            ) from error
 
 
 def stays_inside(name: str, links: Mapping[str, str]) -> bool:
@@ -206,13 +220,14 @@ def stays_inside(name: str, links: Mapping[str, str]) -> bool:
             at.append(part)
             continue
         hops += 1
-        if target.startswith("/") or hops > _MOST_HOPS:
+        if target.startswith("/") or hops > MOST_HOPS:
             return False
         todo += target.split("/")[::-1]
     return True
 
 
-def _write(fd: int, chunk: bytes | memoryview) -> None:
+def write_all(fd: int, chunk: bytes | memoryview) -> None:
+    """Write all of a chunk."""
     view = memoryview(chunk)
     while view:
         view = view[os.write(fd, view) :]

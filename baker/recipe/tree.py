@@ -20,8 +20,9 @@ from baker.sparse import clone
 class Tree:
     """A folder that becomes an extension. Errors begin with `where`: file and line of the recipe's entry."""
 
-    def __init__(self, root: Path) -> None:
-        root.mkdir()
+    def __init__(self, root: Path, exists: bool = False) -> None:
+        if not exists:
+            root.mkdir()
         self.root = root
         self._moved: dict[Path, Path] = {}
 
@@ -86,10 +87,16 @@ class Tree:
                 "Correct the pattern, or mark the entry as optional.",
             )
         for path in found:
-            self._place(path).unlink()
-        for folder, _, _ in os.walk(self.root, topdown=False):
-            if folder != str(self.root) and not os.listdir(folder):
-                os.rmdir(folder)
+            place = self._place(path)
+            place.unlink()
+            while (place := place.parent) != self.root and not os.listdir(place):
+                place.rmdir()
+
+    def open_folders(self, private: str) -> None:
+        """Give folders their usual mode, whatever the umask; those below `private` keep what they have."""
+        for folder, names, _ in os.walk(self.root):
+            Path(folder).chmod(EXECUTABLE)
+            names[:] = [name for name in names if f"{folder}/{name}" != str(self._place(private))]
 
     def paths(self) -> list[str]:
         """The absolute paths of all files and links, sorted."""

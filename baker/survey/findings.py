@@ -21,7 +21,7 @@ _SECTIONS = ("Service", "Socket", "Mount", "Swap")
 _SEARCHED = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin")
 
 # Programs that every Flatcar release has, and units likewise use: coreutils, util-linux, systemd and the like.
-_OF_THE_SYSTEM = frozenset(
+OF_THE_SYSTEM = frozenset(
     """
     sh bash awk basename cat chgrp chmod chown cp cut date dd df dirname du echo env expr false find getent grep gawk
     groupadd head hostname hostnamectl id install ip iptables ip6tables iptables-save iptables-restore ipset ipvsadm
@@ -90,7 +90,7 @@ def _missing_programs(contents: Contents, file: UnitFile, name: str) -> Iterator
     for program in sorted(_programs(file)):
         found = _find(contents, program)
         if found is None:
-            if program.rpartition("/")[2] not in _OF_THE_SYSTEM:
+            if program.rpartition("/")[2] not in OF_THE_SYSTEM:
                 yield Finding(
                     "missing-program",
                     f"The unit {file.unit!r} of the sysext {name} runs {program!r}, which is not in it.", False,
