@@ -21,6 +21,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import s3fs
+
 SCHEDULER_PORT, S3_PORT = 8786, 8333
 PATIENCE = 120.0
 KEYS = {"AWS_ACCESS_KEY_ID": "fleet", "AWS_SECRET_ACCESS_KEY": "only-for-tests", "AWS_REGION": "us-east-1"}
@@ -139,11 +141,7 @@ class Fleet:
 
     def stored(self) -> list[str]:
         """The names of all objects in the bucket, asked for without our own code."""
-        import s3fs
-
-        options = {"endpoint_url": self.env["AWS_ENDPOINT_URL"]}
-        files = s3fs.S3FileSystem(key=KEYS["AWS_ACCESS_KEY_ID"], secret=KEYS["AWS_SECRET_ACCESS_KEY"],
-                                  client_kwargs=options, skip_instance_cache=True, use_listings_cache=False)  # fmt: skip
+        files = _files(self.env["AWS_ENDPOINT_URL"])
         found = files.call_s3("list_objects_v2", Bucket=BUCKET)
         assert not files.list_multipart_uploads(BUCKET), "half an upload is left"
         return [item["Key"] for item in found.get("Contents", [])]
@@ -213,14 +211,20 @@ def seaweedfs(namespace: str, address: str, folder: Path) -> Iterator[None]:
         yield
 
 
+def _files(endpoint: str) -> s3fs.S3FileSystem:
+    """The S3 server, with nothing remembered."""
+    return s3fs.S3FileSystem(
+        key=KEYS["AWS_ACCESS_KEY_ID"], secret=KEYS["AWS_SECRET_ACCESS_KEY"],
+        client_kwargs={"endpoint_url": endpoint}, skip_instance_cache=True, use_listings_cache=False,
+    )  # fmt: skip
+
+
 def _make_bucket(endpoint: str, log: Path) -> None:
     """Wait for the S3 server, and make the bucket."""
-    import s3fs
-
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            urllib.request.urlopen(endpoint, timeout=5)  # noqa: S310
+            urllib.request.urlopen(endpoint, timeout=5)
         except urllib.error.HTTPError:
             break  # it answers, and refuses strangers
         except OSError:
@@ -228,10 +232,7 @@ def _make_bucket(endpoint: str, log: Path) -> None:
             time.sleep(0.1)
         else:
             break
-    files = s3fs.S3FileSystem(
-        key=KEYS["AWS_ACCESS_KEY_ID"], secret=KEYS["AWS_SECRET_ACCESS_KEY"],
-        client_kwargs={"endpoint_url": endpoint}, skip_instance_cache=True,
-    )  # fmt: skip
+    files = _files(endpoint)
     while True:
         try:
             files.mkdir(BUCKET)
