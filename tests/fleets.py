@@ -162,11 +162,7 @@ def running(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subp
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.kill()  # nothing of it is needed any more
 
 
 @contextmanager

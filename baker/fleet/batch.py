@@ -97,7 +97,7 @@ def _upload(tasks: Sequence[Task], folder: Storage, console: Console) -> None:
         return
     with console.step(f"Store {len(files)} files for the workers"):
         for digest, path in files.items():
-            folder.put(path, f"inputs/{digest}")
+            folder.put_input(path, digest)
 
 
 def _settle(label: str, kind: str, outcome: str | BakeError, folder: Storage) -> Answer | Failure:

@@ -88,7 +88,7 @@ def _lay_out(order: Order, storage: Storage, folder: Path) -> None:
     folder.mkdir()
     for item in (item for item in order.inputs if not item.link):
         path = target(item, folder)
-        storage.get(f"inputs/{item.sha256}", path, item.sha256)
+        storage.get_input(path, item.sha256, item.size)
         path.chmod(item.mode & 0o777)
     for item in (item for item in order.inputs if item.link):
         target(item, folder).symlink_to(item.link)

@@ -17,13 +17,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from baker.errors import BakeError, EnvironmentFault, NetworkError, UsageError, VerificationError
+from baker.fleet.holes import read_packed, write_packed
 from baker.sparse import SparseWriter, clone, file_sha256
 
 SCHEMES = {"file": "", "s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 """What an address may begin with, and the package that reaches it."""
 EXTRA_HINT = "pip install 'flatcar-bake[fleet]'"
 _CHUNK = 8 << 20
-_READ_AHEAD = 32 << 20
+_SEQUENTIAL = {"block_size": 32 << 20, "cache_type": "readahead"}
 
 
 class Storage:
@@ -54,6 +55,11 @@ class Storage:
             raise EnvironmentFault(
                 f"The package {SCHEMES[scheme] or 'fsspec'}, which reaches {self.url}, is not installed.", EXTRA_HINT
             ) from error
+        except Exception as error:
+            raise UsageError(
+                f"The storage {self.url} cannot be used: {_why(error)}.",
+                "Its credentials come from this machine's environment; docs/fleet.md names the variables.",
+            ) from error
         self._root = str(root).rstrip("/")
 
     @property
@@ -78,6 +84,24 @@ class Storage:
             else:
                 self._files.put_file(os.fspath(path), self._at(name))
 
+    def put_input(self, path: Path, sha256: str) -> None:
+        """Store a file for workers, without its holes."""
+        if self.is_folder:
+            self.put(path, f"inputs/{sha256}")
+            return
+        with self._asked(f"inputs/{sha256}"), self._files.open(self._at(f"inputs/{sha256}"), "wb") as stream:
+            write_packed(path, stream)
+
+    def get_input(self, path: Path, sha256: str, size: int) -> None:
+        """Fetch such a file into the new file `path`; VerificationError when it is not the one of that digest."""
+        name = f"inputs/{sha256}"
+        if self.is_folder:
+            self.get(name, path, sha256)
+            return
+        with self._asked(name), self._files.open(self._at(name), "rb", **_SEQUENTIAL) as stream:
+            read_packed(stream, path, size)
+        self._check(name, path, file_sha256(path), sha256)
+
     def put_text(self, text: str, name: str) -> None:
         """Store a small text."""
         with self._asked(name):
@@ -95,6 +119,9 @@ class Storage:
                 found = file_sha256(path)
             else:
                 found = self._download(name, path)
+        self._check(name, path, found, sha256)
+
+    def _check(self, name: str, path: Path, found: str, sha256: str) -> None:
         if found != sha256:
             path.unlink()
             raise VerificationError(
@@ -104,8 +131,7 @@ class Storage:
 
     def _download(self, name: str, path: Path) -> str:
         digest = hashlib.sha256()
-        options = {"block_size": _READ_AHEAD, "cache_type": "readahead"}
-        with self._files.open(self._at(name), "rb", **options) as source, path.open("xb") as file:
+        with self._files.open(self._at(name), "rb", **_SEQUENTIAL) as source, path.open("xb") as file:
             writer = SparseWriter(file.fileno())
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
@@ -171,11 +197,14 @@ class Storage:
         except ImportError as error:
             raise EnvironmentFault(f"{self.url} cannot be reached: {error}", EXTRA_HINT) from error
         except Exception as error:
-            why = " ".join(str(error).split()) or type(error).__name__
             raise NetworkError(
-                f"The storage did not do as asked with {self.address(name)}: {why}.",
+                f"The storage did not do as asked with {self.address(name)}: {_why(error)}.",
                 "Check that bucket or folder exist, and that this machine's environment has the rights.",
             ) from error
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".!") or type(error).__name__
 
 
 def _remove_empty(folder: Path) -> None:
