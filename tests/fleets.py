@@ -189,19 +189,21 @@ def fleet(folder: Path, workers: int) -> Iterator[Fleet]:
 
 @contextmanager
 def seaweedfs(namespace: str, address: str, folder: Path) -> Iterator[None]:
-    """SeaweedFS with its S3 gateway on a machine."""
-    data, config = folder / "objects", folder / "s3.json"
-    data.mkdir()
+    """SeaweedFS with its S3 gateway on a machine.
+
+    It has a /tmp of its own, in memory, which `ip netns exec` lets nobody else see: two of them with the same ports
+    would take each other's sockets there.
+    """
     credentials = {"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     identity = {"name": "fleet", "credentials": [credentials], "actions": actions}
-    config.write_text(json.dumps({"identities": [identity]}))
     weed = os.path.join(sysconfig.get_path("scripts"), "weed")
     command = [
-        "ip", "netns", "exec", namespace, weed, "server", f"-ip={address}", f"-ip.bind={address}", f"-dir={data}",
+        "ip", "netns", "exec", namespace, "sh", "-ec",
+        'mount -t tmpfs objects /tmp; mkdir /tmp/objects; printf %s "$0" >/tmp/s3.json; exec "$@"',
+        json.dumps({"identities": [identity]}), weed, "server", f"-ip={address}", f"-ip.bind={address}",
+        "-dir=/tmp/objects", "-s3.config=/tmp/s3.json", "-s3.port.iceberg=0", f"-s3.port={S3_PORT}",
         "-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=40", "-filer", "-s3",
-        f"-s3.port={S3_PORT}", f"-s3.config={config}", "-s3.port.iceberg=0", f"-filer.localSocket={folder}/filer.sock",
-        f"-s3.localSocket={folder}/s3.sock",
     ]  # fmt: skip
     with running(command, folder / "s3.log", {}):
         yield
