@@ -28,6 +28,7 @@ _EPILOG = """Examples:
   flatcar-bake --image flatcar_production_image.bin --output-dir out my-tools:./my-tools.raw
   flatcar-bake --install-to oem:/sysext docker@28.0.4
   flatcar-bake --build kubernetes@v1.33.2 my-tools:./my-tools.raw
+  flatcar-bake -v azure,gce docker@28.0.4 --executor dask://10.0.0.1:8786 --storage s3://images/golden
 """
 
 

@@ -109,7 +109,7 @@ def connect(executor: str, topic: str, console: Console) -> Iterator[Engine]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=_CONNECT, set_as_default=False, name="flatcar-bake")
-    except (OSError, TimeoutError, ValueError) as error:
+    except Exception as error:  # also what Dask says of certificates
         raise NetworkError(
             f"No Dask scheduler answers at {executor}: {' '.join(str(error).split())}.",
             "Start one with `dask scheduler`, and workers with `dask worker tcp://HOST:PORT --nthreads 1`.",
