@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from baker.fleet import Batch, Task
     from baker.recipe.asked import RecipeWords
     from baker.request import BakeRequest
-    from baker.services import Services, Settings
+    from baker.services import Services
 
 
 def check_options(executor: str | None, storage: str | None, unfit: dict[str, bool]) -> bool:
@@ -37,11 +37,11 @@ def bake_in_fleet(
 ) -> None:
     """A bake or a conversion: a task for each vendor. VendorsFailed at the end when some vendors have no image."""
     from baker.errors import VendorsFailed
-    from baker.fleet import bake_task
+    from baker.fleet import bake_task, settings_of
     from baker.vendor import find_vendors
 
     find_vendors(request.vendors, request.arch, services.vendors)  # a slip of the pen is told before anything begins
-    settings = _settings(services)
+    settings = settings_of(services)
     tasks = [bake_task(name, _for_one(request, name), settings) for name in request.vendors]
     batch = _run(tasks, services, executor, storage, output_dir, request.force, as_json)
     if batch.failures:
@@ -55,15 +55,10 @@ def build_in_fleet(
     as_json: bool,
 ) -> None:  # fmt: skip
     """A recipe build: one task."""
-    from baker.fleet import recipe_task
+    from baker.fleet import recipe_task, settings_of
 
     label = f"{words.component or words.name}-{words.version}-{words.arch}"
-    _run([recipe_task(label, words, _settings(services))], services, executor, storage, output_dir, force, as_json)
-
-
-def _settings(services: Services) -> Settings:
-    """The settings, with the recipes.lock that counts here."""
-    return dataclasses.replace(services.settings, recipes_lock=services.pins.path)
+    _run([recipe_task(label, words, settings_of(services))], services, executor, storage, output_dir, force, as_json)
 
 
 def _for_one(request: BakeRequest, vendor: str) -> BakeRequest:
@@ -83,15 +78,12 @@ def _run(
 
     from baker.fleet import run_tasks
     from baker.fleet.answers import MANIFEST
-    from baker.fleet.collect import check_target, collect
+    from baker.fleet.collect import check_target, collect, keep_pins
 
     if output_dir is not None:
         check_target(output_dir, [task.label for task in tasks], force)
     batch = run_tasks(tasks, executor, storage, services.console)
-    for answer in batch.answers:
-        for url, sha256 in answer.pins.items():
-            services.pins.put(url, sha256)
-    services.pins.save()
+    keep_pins(batch, services.pins)
     files = collect(batch, output_dir, force, services.console) if output_dir is not None else []
     services.console.close()
     if as_json:

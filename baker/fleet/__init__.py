@@ -9,7 +9,10 @@ Nothing here imports Dask or fsspec before it is needed: they come with the extr
 """
 
 from baker.fleet.batch import Batch, run_tasks
-from baker.fleet.tasks import Task, bake_task, recipe_task
+from baker.fleet.collect import collect, keep_pins
+from baker.fleet.tasks import Task, bake_task, recipe_task, settings_of
 from baker.recipe.asked import RecipeWords
 
-__all__ = ["Batch", "RecipeWords", "Task", "bake_task", "recipe_task", "run_tasks"]
+__all__ = [
+    "Batch", "RecipeWords", "Task", "bake_task", "collect", "keep_pins", "recipe_task", "run_tasks", "settings_of",
+]  # fmt: skip

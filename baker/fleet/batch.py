@@ -49,7 +49,6 @@ def run_tasks(tasks: Sequence[Task], executor: str, storage: str, console: Conso
     folder = Storage(storage).folder(f"runs/{run}")
     for task in tasks:
         _check_addresses(task, folder)
-    kept: set[str] = set()
     with connect(executor, f"flatcar-bake-{run}", console) as engine:
         try:
             _upload(tasks, folder, console)
@@ -69,13 +68,12 @@ def run_tasks(tasks: Sequence[Task], executor: str, storage: str, console: Conso
             if not answers:
                 raise failures[0].error
             batch = Batch(folder, answers, failures)
-            kept = {item.name for answer in answers for item in answer.outputs} | {MANIFEST}
-            folder.remove_except(kept)
+            _remove_rest(folder, {item.name for answer in answers for item in answer.outputs}, console)
             folder.put_text(json.dumps(batch.as_dict(), indent=2) + "\n", MANIFEST)
             return batch
         except BaseException:
             with cleaning():
-                _clear(folder, console)
+                _remove_rest(folder, set(), console)
             raise
 
 
@@ -131,9 +129,9 @@ def _sorted(
     )
 
 
-def _clear(folder: Storage, console: Console) -> None:
-    """Remove all of a run that has failed; what the cause is must not be hidden by a storage that is gone."""
+def _remove_rest(folder: Storage, kept: set[str], console: Console) -> None:
+    """Remove all but `kept`. A storage that does not let us must neither undo what is done nor hide what failed."""
     try:
-        folder.remove_except(set())
+        folder.remove_except(kept)
     except BakeError as error:
         console.warn(f"{folder.url} may hold leftovers: {error.message}")

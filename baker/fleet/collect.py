@@ -1,4 +1,4 @@
-"""Results of a run from the storage into a folder here: a folder for each task, there whole or not at all."""
+"""Results of a run, from the storage to this machine: a folder for each task, there whole or not at all; and pins."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from baker.console import Console
 from baker.errors import UsageError
 from baker.fleet.batch import Batch
 from baker.publish import tidy
+from baker.recipe.pins import PinFile
 from baker.stopping import unbroken
 from baker.work import WorkFolder
+
+
+def keep_pins(batch: Batch, pins: PinFile) -> None:
+    """Pin here what builds elsewhere used for the first time; VerificationError where that contradicts a pin."""
+    for answer in batch.answers:
+        for url, sha256 in answer.pins.items():
+            pins.put(url, sha256)
+    pins.save()
 
 
 def check_target(folder: Path, labels: Sequence[str], force: bool) -> None:

@@ -105,8 +105,9 @@ def connect(executor: str, topic: str, console: Console) -> Iterator[Engine]:
         raise EnvironmentFault(
             "Dask, which hands out tasks to other machines, is not installed.", EXTRA_HINT
         ) from error
-    # Its own words on a lost connection are tracebacks.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # Its own words on a lost connection are tracebacks. Each of its loggers has a level of its own.
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=_CONNECT, set_as_default=False, name="flatcar-bake")
     except Exception as error:  # also what Dask says of certificates

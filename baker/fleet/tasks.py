@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from baker.fleet.codec import decode, encode
 from baker.fleet.inputs import Input, Luggage
 from baker.recipe.asked import RecipeWords
 from baker.request import BakeRequest
-from baker.services import Settings
+from baker.services import Services, Settings
 
 BAKE, RECIPE = "bake", "recipe"
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@~-]*")
@@ -45,6 +46,11 @@ class Task:
         values = {name: getattr(self, name) for name in ("label", "kind", "request", "settings")}
         inputs = [dataclasses.asdict(item) for item in self.inputs]
         return json.dumps({"flatcar_bake": __version__, "storage": storage, **values, "inputs": inputs})
+
+
+def settings_of(services: Services) -> Settings:
+    """The settings that tasks get: those of this machine, with the recipes.lock that counts here."""
+    return dataclasses.replace(services.settings, recipes_lock=services.pins.path)
 
 
 def bake_task(label: str, request: BakeRequest, settings: Settings) -> Task:
@@ -75,8 +81,16 @@ def _task(
 ) -> Task:
     if not _LABEL.fullmatch(label):
         raise UsageError(f"{label!r} cannot be the name of a task.", "Letters, digits and . _ + @ ~ - are fine.")
+    settings = dataclasses.replace(
+        settings, mirror=settings.mirror and _absolute(settings.mirror), bakery=_absolute(settings.bakery)
+    )
     encoded, values = _fields(request, own, luggage), _fields(settings, ("cache_dir", "cache_limit"), luggage)
     return Task(label, kind, encoded, values, luggage.inputs, luggage.files)
+
+
+def _absolute(address: str) -> str:
+    """A URL as it is, a folder by its whole path: workers are elsewhere."""
+    return address if "://" in address else os.path.abspath(address)
 
 
 def _fields(record: Any, own: tuple[str, ...], luggage: Luggage) -> dict[str, Any]:

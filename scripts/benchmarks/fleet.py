@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""How a fleet scales from 1 to 4 workers on this one machine; prints the table of docs/fleet.md.
+"""How a fleet scales from 1 to 4 workers on this one machine; prints the rows of the table in docs/fleet.md.
 
 Run it as root in the project's virtual environment. The fleet is that of the tests: a namespace for each worker, and
 SeaweedFS. Two kinds of work:
 
 - link: recipe builds whose time is a download, over a link of LINK to each machine (tc tbf on its side of the bridge)
 - cpu: bakes for eight vendors, of a small release, with nothing limited but the processors that all workers share
+
+Each step is taken twice, and the faster one counts: other work on the machine only makes it slower.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,9 +37,10 @@ from baker.services import Settings  # noqa: E402
 from recipes import RECIPE, archive, write_recipe  # noqa: E402
 
 LINK = "4mbit"
-MEGABYTES = 8
+MEGABYTES = 4
 STEPS = (1, 2, 4)
 TASKS = 8
+ROUNDS = 2
 
 
 def main() -> int:
@@ -93,16 +96,19 @@ def link(machines: Fleet, folder: Path) -> list[float]:
         )
         for step in STEPS:
             grow(machines, step, LINK)
-            tasks = []
-            for number in range(TASKS):
-                version = f"{step}.0.{number}"
-                path = up.folder / f"v{version}" / "tool-amd64.tar.gz"
-                path.parent.mkdir(parents=True)
-                data = random.Random(version).randbytes(MEGABYTES << 20)
-                path.write_bytes(archive({"tool": b"#!/bin/sh\n" + data}))
-                tasks.append(recipe_task(f"tool-{version}", RecipeWords("tool", version, Arch.X86_64), settings))
-            found.append(measure(machines, tasks))
+            rounds = [list(_builds(up, f"{step}.{number}", settings)) for number in range(ROUNDS)]
+            found.append(min(measure(machines, tasks) for tasks in rounds))
     return found
+
+
+def _builds(up: MirrorServer, start: str, settings: Settings) -> Iterator[Task]:
+    for number in range(TASKS):
+        version = f"{start}.{number}"
+        path = up.folder / f"v{version}" / "tool-amd64.tar.gz"
+        path.parent.mkdir(parents=True)
+        data = random.Random(version).randbytes(MEGABYTES << 20)
+        path.write_bytes(archive({"tool": b"#!/bin/sh\n" + data}))
+        yield recipe_task(f"tool-{version}", RecipeWords("tool", version, Arch.X86_64), settings)
 
 
 def cpu(machines: Fleet, folder: Path) -> list[float]:
@@ -114,10 +120,12 @@ def cpu(machines: Fleet, folder: Path) -> list[float]:
         tasks = list(_bakes(release, sysext))
         for step in STEPS:
             grow(machines, step)
-            for worker in machines.workers:
-                for path in worker.folder.glob("cache/flatcar-bake/v*/*/*"):
+            rounds = []
+            for _ in range(ROUNDS):
+                for path in machines.folder.glob("w*/cache/flatcar-bake/v*/*/*"):
                     path.unlink()
-            found.append(measure(machines, tasks))
+                rounds.append(measure(machines, tasks))
+            found.append(min(rounds))
     return found
 
 
