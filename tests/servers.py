@@ -139,9 +139,10 @@ class MirrorServer:
     released: threading.Event = field(default_factory=threading.Event)
     """Set it to end every stall."""
     tls: ssl.SSLContext | None = None
+    host: str = "127.0.0.1"
 
     def __enter__(self) -> MirrorServer:
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = _Server((self.host, 0), Handler)
         self._server.mirror = self
         if self.tls is not None:
             self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
@@ -157,7 +158,7 @@ class MirrorServer:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._server.server_address[1]}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self._server.server_address[1]}"
 
     def on(self, path: str, fault: Fault) -> None:
         """Let `fault` apply to every request for a path."""

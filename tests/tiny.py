@@ -58,12 +58,12 @@ class TinyRelease:
 
 
 @contextmanager
-def tiny_release(disk: Path, folder: Path) -> Iterator[TinyRelease]:
+def tiny_release(disk: Path, folder: Path, host: str = "127.0.0.1") -> Iterator[TinyRelease]:
     """Publish `disk` as the release's generic image, in a new folder."""
     vendors = folder / "vendors"
     vendors.mkdir(parents=True)
     (vendors / "tiny.toml").write_text(_VENDOR)
-    with TestKey() as key, MirrorServer(folder / "www") as server:
+    with TestKey() as key, MirrorServer(folder / "www", host=host) as server:
         key.add_subkey()
         (folder / "key").write_bytes(key.export())
         mirror = SignedMirror(folder / "www", key)

@@ -15,7 +15,6 @@ from baker.model import Arch
 
 if TYPE_CHECKING:
     from baker.config import BakeFile
-    from baker.job import OpenEditor
     from baker.lock import Lock
     from baker.manifest import BakeManifest
     from baker.plan import BakePlan
@@ -32,6 +31,7 @@ _EPILOG = """Examples:
   flatcar-bake --install-to oem:/sysext docker@28.0.4
   flatcar-bake --build kubernetes@v1.33.2 my-tools:./my-tools.raw
   flatcar-bake --ignition node.ign --file motd:root:/etc/motd my-tools:./my-tools.raw
+  flatcar-bake -v azure,gce docker@28.0.4 --executor dask://10.0.0.1:8786 --storage s3://images/golden
 """
 
 
@@ -156,6 +156,8 @@ def bake(
             help="The bake.lock of --lock and --locked.  [default: beside bake.toml, else ./bake.lock]",
         ),
     ] = None,
+    executor: options.ExecutorOption = None,
+    storage: options.StorageOption = None,
     plan_only: options.PlanOption = False,
     force: options.ForceOption = False,
     keep_work: options.KeepWorkOption = False,
@@ -165,6 +167,7 @@ def bake(
     debug: options.DebugOption = False,
 ) -> None:
     """Bake sysexts into a Flatcar image for a vendor."""
+    from baker.cli.fleet import bake_in_fleet, check_options
     from baker.config import load
     from baker.console import make_console
     from baker.errors import UsageError
@@ -183,6 +186,7 @@ def bake(
         "ignition_base": ignition_base, "official_sysexts": official_sysext or None,
         "disable_builtins": disable_builtin or None, "survive_reset": survive_reset,
     }  # fmt: skip
+    fleet = check_options(executor, storage, {"--lock": lock, "--keep-work": keep_work, "--plan": plan_only})
     config = _config_path(config, sysexts)
     chosen = _merge(said, load(config) if config else None)
     path = lock_file or (config.parent if config else Path()) / LOCK_NAME
@@ -201,6 +205,9 @@ def bake(
                 locked_sources=locked_sources,
             )
         )  # fmt: skip
+        if fleet and executor and storage:
+            bake_in_fleet(request, services, executor, storage, chosen["output_dir"], json)
+            return
         plan = make_plan(request, services)
         if plan_only:
             console.close()
@@ -277,10 +284,11 @@ def run_plan(plan: BakePlan, services: Services, stack: ExitStack, as_json: bool
     """Execute a plan and print the files it gave; VendorsFailed at the end when some vendors have none."""
     from json import dumps
 
+    from baker.backends import open_backend
     from baker.bake import bake as execute
     from baker.errors import VendorsFailed
 
-    manifest = execute(plan, services, _backend(plan.backend, services, stack))
+    manifest = execute(plan, services, open_backend(plan.backend, services, stack))
     services.console.close()
     if as_json:
         typer.echo(dumps(manifest.as_dict(), indent=2))
@@ -314,16 +322,3 @@ def advice(plan: BakePlan) -> list[str]:
     if configured and plan.disks and not plan.updates:
         lines.append(f"Updates are described for {', '.join(configured)} but not enabled; --updates enables them.")
     return lines
-
-
-def _backend(name: str, services: Services, stack: ExitStack) -> OpenEditor:
-    """How to open images with the planned backend; the loop backend starts its one privileged process here."""
-    if name == "offline":
-        from baker.offline import OfflineEditor
-
-        return OfflineEditor
-    from baker.privilege import Helper, LoopEditor
-
-    with services.console.suspended():
-        helper = stack.enter_context(Helper())
-    return lambda image, work, epoch: LoopEditor(image, work, epoch, helper)

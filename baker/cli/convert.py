@@ -51,6 +51,8 @@ def convert(
     cache_dir: options.CacheDirOption = None,
     vendors: options.VendorsOption = None,
     jobs: options.JobsOption = None,
+    executor: options.ExecutorOption = None,
+    storage: options.StorageOption = None,
     plan_only: options.PlanOption = False,
     force: options.ForceOption = False,
     keep_work: options.KeepWorkOption = False,
@@ -60,9 +62,11 @@ def convert(
     debug: options.DebugOption = False,
 ) -> None:
     """Convert an image baked earlier into the formats of vendors."""
+    from baker.cli.fleet import bake_in_fleet, check_options
     from baker.console import make_console
     from baker.plan import make_plan
 
+    fleet = check_options(executor, storage, {"--keep-work": keep_work, "--plan": plan_only})
     request = _request(
         image, vendor, arch, release, base, output_dir or Path(), compress, tuple(kernel_arg or ()), backend,
         jobs or 0, force, keep_work,
@@ -76,6 +80,9 @@ def convert(
                 vendors=vendors,
             )
         )  # fmt: skip
+        if fleet and executor and storage:
+            bake_in_fleet(request, services, executor, storage, output_dir, json)
+            return
         plan = make_plan(request, services)
         if plan_only:
             console.close()

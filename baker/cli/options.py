@@ -43,7 +43,7 @@ class Base(StrEnum):
     PUBLISHED = "published"
 
 
-_TRUST, _OUTPUT, _MORE = "Where things come from", "Output", "More to bake"
+_TRUST, _OUTPUT, _MORE, _FLEET = "Where things come from", "Output", "More to bake", "Fleet"
 
 VendorOption = Annotated[
     list[str] | None, typer.Option("--vendor", "-v", envvar="FLATCAR_BAKE_VENDOR", metavar="VENDOR",
@@ -166,6 +166,16 @@ QuietOption = Annotated[
 DebugOption = Annotated[
     bool, typer.Option("--debug", envvar="FLATCAR_BAKE_DEBUG", rich_help_panel=_OUTPUT,
     help="Show a traceback on errors."),
+]  # fmt: skip
+
+ExecutorOption = Annotated[
+    str | None, typer.Option("--executor", envvar="FLATCAR_BAKE_EXECUTOR", metavar="URL", rich_help_panel=_FLEET,
+    help="Let a Dask cluster do the work: dask://HOST:PORT, or dask+tls://HOST:PORT."),
+]  # fmt: skip
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", envvar="FLATCAR_BAKE_STORAGE", metavar="URL", rich_help_panel=_FLEET,
+    help="Shared storage of such a cluster: s3://BUCKET/FOLDER, gs://…, az://… or file:///FOLDER. "
+    "Results stay there; with --output-dir they are fetched too."),
 ]  # fmt: skip
 
 

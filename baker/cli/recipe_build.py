@@ -92,9 +92,7 @@ def build(
             help="Where new versions will be published, each sysext in its folder.  [default: the bakery]",
         ),
     ] = None,
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "-o", envvar="FLATCAR_BAKE_OUTPUT_DIR", metavar="DIR")
-    ] = Path(),
+    output_dir: options.OutputDirOption = None,
     output_file: Annotated[
         Path | None,
         typer.Option(
@@ -109,6 +107,8 @@ def build(
     recipes_lock: RecipesLockOption = None,
     locked_sources: LockedSourcesOption = False,
     cache_dir: options.CacheDirOption = None,
+    executor: options.ExecutorOption = None,
+    storage: options.StorageOption = None,
     force: OverwriteOption = False,
     json: options.JsonOption = False,
     progress: options.ProgressOption = options.ProgressMode.AUTO,
@@ -116,18 +116,18 @@ def build(
     debug: options.DebugOption = False,
 ) -> None:
     """Build a sysext from a recipe."""
-    import dataclasses
     import os
     from json import dumps
 
+    from baker.cli.fleet import build_in_fleet, check_options
     from baker.console import make_console
     from baker.pack import PackOptions, arch_from_word
+    from baker.recipe.asked import RecipeWords, settle_words, variables
     from baker.recipe.load import find_recipe
     from baker.recipe.output import write_sysext
-    from baker.recipe.request import settle
-    from baker.recipe.versions import Catalogue
     from baker.services import DEFAULT_BAKERY
 
+    fleet = check_options(executor, storage, {"--output-file": output_file is not None})
     machine = arch_from_word(arch)
     assert machine is not None
     format = format or "squashfs"
@@ -139,15 +139,17 @@ def build(
             cache_dir=cache_dir,
         ) as services:  # fmt: skip
             recipe = find_recipe(name, services.recipes)
-            request = settle(
-                recipe, version, machine, Catalogue(services, services.rewrites, services.recipes), variant=variant,
-                parameters=_parameters(recipe, values or [], param or []), environment=os.environ,
-                name=component or name,
+            words = RecipeWords(
+                name, version, machine, variant, _parameters(recipe, values or [], param or []),
+                variables(recipe, os.environ), component, format, compression, epoch,
+                (sysupdate_url or DEFAULT_BAKERY) if sysupdate or sysupdate_url else "",
             )  # fmt: skip
-            request = dataclasses.replace(request, format=format, compression=compression, epoch=epoch)
-            target = output_file or output_dir / request.file_name
-            bakery = (sysupdate_url or DEFAULT_BAKERY) if sysupdate or sysupdate_url else ""
-            built, files = write_sysext(request, services, target, bakery, force)
+            if fleet and executor and storage:
+                build_in_fleet(words, services, executor, storage, output_dir, force, json)
+                return
+            request = settle_words(words, services)
+            target = output_file or (output_dir or Path()) / request.file_name
+            built, files = write_sysext(request, services, target, words.bakery, force)
             for finding in built.findings():
                 (console.warn if finding.fatal else console.note)(finding.message)
     finally:

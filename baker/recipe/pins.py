@@ -48,6 +48,10 @@ class PinFile:
         """The sha256 (64 hexadecimal digits) that is pinned for an address."""
         return self._pins.get(url)
 
+    def own(self) -> dict[str, str]:
+        """What the file itself pins now."""
+        return _read(self.path)
+
     def put(self, url: str, sha256: str) -> None:
         """Pin an address; VerificationError when it is pinned to something else, or when pins are `locked`."""
         with self._guard:
