@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from oci_images import (
 from packs import AS_NOBODY, NOBODY
 
 from baker.console import Console
+from baker.contents import open_contents
 from baker.errors import UsageError
 from baker.model import Arch
 from baker.oci.pull import Wanted
@@ -257,6 +259,48 @@ def test_words_for_architectures() -> None:
     ]  # fmt: skip
     with pytest.raises(UsageError, match="no architecture 'armv7'"):
         image_arch("armv7")
+
+
+def test_an_image_of_a_sysext_is_packed(tmp_path: Path) -> None:
+    unit = b"[Service]\nExecStart=/usr/bin/tool\n"
+    layers = [
+        [folder("usr"), folder("usr/bin"), entry("usr/bin/tool", b"#!/bin/sh\n", mode=0o755, uid=1000), folder("dev")],
+        [entry("usr/lib/systemd/system/tool.service", unit), entry("usr/bin/old")], [entry("usr/bin/.wh.old")],
+    ]  # fmt: skip
+    layout = write_layout(tmp_path / "layout", *layers)
+    words = ("oci-rootfs", layout, "tree", "--sysext", "tool", "--unit-enable", "tool.service")
+    done = flatcar_bake(*words, cwd=tmp_path, env={"FORMAT": "erofs", "OS": "flatcar"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "tool.raw\n"
+    with open_contents(tmp_path / "tool.raw") as opened:
+        assert opened.fs == "erofs" and opened.contents is not None
+        found = {path for path, node in opened.contents.nodes.items() if node.kind == "file"}
+        release = opened.contents.read("/usr/lib/extension-release.d/extension-release.tool", 1000).decode()
+    units = "/usr/lib/systemd/system"
+    assert found == {
+        "/usr/bin/tool", f"{units}/tool.service", f"{units}/multi-user.target.d/10-tool-service.conf",
+        "/usr/lib/extension-release.d/extension-release.tool",
+    }  # fmt: skip
+    assert release == "ID=flatcar\nSYSEXT_LEVEL=1.0\nARCHITECTURE=x86-64\nEXTENSION_RELOAD_MANAGER=1\n"
+    again = flatcar_bake(*words[:2], "other", *words[3:], cwd=tmp_path)
+    assert again.returncode == 2 and "tool.raw exists" in again.stderr and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([entry("usr/x"), entry("etc/y")], "with /etc in it"),
+        ([folder("etc")], "neither /usr nor /opt"),
+        ([link("usr", "/etc")], "/usr of the image is no folder"),
+        ([entry("usr/pipe", type=tarfile.FIFOTYPE)], "usr/pipe is a device, pipe"),
+        ([entry("usr/bin/su", mode=0o4755)], "set-user-id"),
+    ],
+)
+def test_another_image_is_no_sysext(tmp_path: Path, entries: list[Entry], message: str) -> None:
+    layout = write_layout(tmp_path / "layout", entries)
+    done = flatcar_bake("oci-rootfs", layout, "tree", "--sysext", "x", cwd=tmp_path)
+    assert done.returncode in (2, 6) and message in done.stderr
+    assert not (tmp_path / "x.raw").exists()
 
 
 def test_capabilities_are_kept_for_root(tmp_path: Path) -> None:
