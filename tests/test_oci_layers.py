@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from cli import flatcar_bake
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oci_images import (
     CAPABILITY,
     Entry,
@@ -31,7 +33,7 @@ from packs import AS_NOBODY, NOBODY
 
 from baker.console import Console
 from baker.contents import open_contents
-from baker.errors import UsageError
+from baker.errors import ImageError, UsageError
 from baker.model import Arch
 from baker.oci.pull import Wanted
 from baker.oci.reference import ImageName, image_arch, parse_image
@@ -126,6 +128,46 @@ def test_what_a_layer_does_to_those_below(tmp_path: Path, case: str) -> None:
     unpacked(write_layout(tmp_path / "layout", BELOW, above), tmp_path / "root")
     wanted = {path: text for path, text in (BELOW_TEXTS | changes).items() if text is not None}
     assert texts(tmp_path / "root") == wanted
+
+
+NAMES = st.sampled_from(["a", "b", "c", "a/b", "a/c", "b/c", "a/b/c"])
+
+
+def whiteout(name: str) -> Entry:
+    above, slash, last = name.rpartition("/")
+    return entry(f"{above}{slash}.wh.{last}")
+
+
+ENTRIES = st.one_of(
+    st.builds(entry, NAMES, st.sampled_from([b"1", b"22"])),
+    st.builds(lambda name, mode: folder(name, mode), NAMES, st.sampled_from([0o755, 0o700])),
+    st.builds(link, NAMES, st.sampled_from(["a", "../b", "/a/b", "c", "/nowhere"])),
+    st.builds(whiteout, NAMES),
+    st.builds(lambda name: entry(f"{name}/.wh..wh..opq"), NAMES),
+    st.builds(hard, NAMES, NAMES),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(ENTRIES, min_size=1, max_size=4), min_size=1, max_size=3))
+def test_random_layers_are_what_umoci_makes_of_them(
+    tmp_path_factory: pytest.TempPathFactory, layers: list[list[Entry]]
+) -> None:
+    """Where both accept them: each refuses some that no image has, such as a file and something below it."""
+    place = tmp_path_factory.mktemp("random")
+    layout = write_layout(place / "layout", *layers)
+    judge = subprocess.run(["umoci", "unpack", "--image", f"{layout}:1", place / "judge"], capture_output=True)
+    try:
+        unpacked(layout, place / "root")
+    except ImageError:
+        return
+    if not judge.returncode:
+        assert modes(place / "root") == modes(place / "judge/rootfs")
+
+
+def modes(root: Path) -> dict[str, tuple[object, object]]:
+    """Path → mode with type, and content. Times of folders depend on the order in which things are removed."""
+    return {path: (facts[0], facts[5]) for path, facts in rootfs(root).items()}
 
 
 def test_a_written_file_does_not_change_its_other_names(tmp_path: Path) -> None:
