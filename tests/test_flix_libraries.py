@@ -300,6 +300,33 @@ def test_hostile_links_lead_nowhere(root: Path, tmp_path: Path) -> None:
             take(root, word)
 
 
+def test_names_out_of_elf_files_lead_nowhere(root: Path, tmp_path: Path) -> None:
+    """A soname, or what a program needs, may be a path that climbs."""
+    climbing = "../" * 8 + "escaped.so"
+    one = compile_c(
+        root / "usr/lib64/libone.so", "int one(void) { return 1; }", "-shared", "-fPIC", "-Wl,-soname," + climbing
+    )
+    program(root, "usr/bin/tool", source="int main(void) { return 0; }")
+    made = take(root, "/usr/bin/tool", extra_libs=("libone.so",))
+    assert [path.name for path in (made.tree / "usr/local/tool/extralibs").iterdir()] == ["libone.so"]
+    program(root, "usr/bin/tool", one)
+    with pytest.raises(ImageError, match=r"escaped\.so, needed by /usr/bin/tool"):
+        take(root, "/usr/bin/tool")
+
+
+def test_a_library_that_is_needed_by_its_path(root: Path) -> None:
+    (root / "opt").mkdir()
+    # Without a soname, the path that it has when it is linked counts.
+    path = Path("/tmp") / f"flix-{os.getpid()}" / "libone.so"
+    compile_c(path, "int one(void) { return 1; }", "-shared", "-fPIC")
+    program(root, "usr/bin/tool", path)
+    (root / path.relative_to("/")).parent.mkdir(parents=True)
+    path.rename(root / path.relative_to("/"))
+    path.parent.rmdir()
+    with pytest.raises(ImageError, match=f"/usr/bin/tool needs a library by its path, {path}"):
+        take(root, "/usr/bin/tool")
+
+
 def test_modes_do_not_depend_on_the_umask(root: Path) -> None:
     program(root, "usr/bin/tool", source="int main(void) { return 0; }")
     before = os.umask(0o077)

@@ -79,7 +79,7 @@ def wanted(root: Root, words: Iterable[str]) -> list[Wanted]:
 def _wanted(root: Root, word: str) -> Wanted:
     source, colon, dst = word.partition(":")
     for path in (source, dst) if colon else (source,):
-        if not path.startswith("/") or not path.isprintable() or ".." in path.split("/"):
+        if not path.startswith("/") or not path.isprintable() or not {".", ".."}.isdisjoint(path.split("/")):
             raise UsageError(f"{word!r} is no path of the root filesystem.", "Write /usr/PATH or /PATH:/usr/PATH")
     place = root.place(source)
     if place is None or place == "/":
