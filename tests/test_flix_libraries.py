@@ -274,6 +274,16 @@ def test_paths_that_make_no_sense(path: str, message: str, root: Path) -> None:
     assert path != "/usr/bin/toll" or "tool" in (caught.value.hint or "")
 
 
+def test_a_system_without_merged_usr(root: Path) -> None:
+    """As Alpine is: /bin is a folder, and its programs are one."""
+    (root / "bin").mkdir()
+    shutil.copy(debian("busybox-static") / "bin/busybox", root / "bin/busybox")
+    (root / "bin/cat").symlink_to("/bin/busybox")
+    made = take(root, "/bin/cat")
+    assert os.readlink(made.tree / "usr/bin/cat") == "busybox"
+    assert chroots.alone(made.tree, "/bin/cat", "--help").returncode == 0
+
+
 def test_sbin_becomes_bin(root: Path) -> None:
     program(root, "usr/sbin/tool", source="int main(void) { return 0; }")
     made = take(root, "/usr/sbin/tool")
