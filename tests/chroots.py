@@ -123,16 +123,21 @@ def libc_root(folder: Path) -> Path:
     return root
 
 
-def alone(tree: Path, *words: str, binds: Mapping[Path, str] = {}) -> subprocess.CompletedProcess[str]:
-    """Run a command in a system that has nothing but the sysext `tree`, and Flatcar's links at the top."""
+def alone_command(tree: Path, *words: str, binds: Mapping[Path, str] = {}) -> list[str | Path]:
+    """The command that runs `words` in a system with nothing but the sysext `tree`, and Flatcar's links at the top."""
     links = [word for name in ("bin", "lib", "lib64") for word in ("--symlink", f"usr/{name}", f"/{name}")]
     extra = [word for source, place in binds.items() for word in ("--ro-bind", str(source), place)]
-    return subprocess.run(
-        ["bwrap", "--unshare-pid", "--ro-bind", tree / "usr", "/usr", *links, "--proc", "/proc", "--dev", "/dev",
-         "--tmpfs", "/tmp", "--tmpfs", "/run", "--dir", "/var/log", *extra, "--clearenv", "--setenv", "TERM", "linux",
-         "--", *words],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    return [
+        "bwrap", "--unshare-pid", "--die-with-parent", "--ro-bind", tree / "usr", "/usr", *links, "--proc", "/proc",
+        "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run", "--dir", "/var/log", *extra, "--clearenv",
+        "--setenv", "TERM", "linux", "--", *words,
+    ]  # fmt: skip
+
+
+def alone(tree: Path, *words: str, binds: Mapping[Path, str] = {}) -> subprocess.CompletedProcess[str]:
+    """Run a command in such a system to its end."""
+    command = alone_command(tree, *words, binds=binds)
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def merged(tree: Path, *words: str | Path, user: bool = False) -> list[str | Path]:

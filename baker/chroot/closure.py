@@ -6,12 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from baker.chroot.libraries import Libraries, Member, usual_interpreter
+from baker.chroot.libraries import Libraries, Member, needs_musl, usual_interpreter
 from baker.chroot.root import Root
 from baker.chroot.taking import Taken
 from baker.errors import ImageError
 from baker.model import Arch
 from baker.survey.elf import Elf
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text out of an ELF file may become the name of a file."""
+    return text not in ("", ".", "..") and "/" not in text and text.isprintable()
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Closure:
     private: str
     ignored: Sequence[str] = ()
     """Globs of names of libraries that may be missing."""
+    hint: str = "Install the packages that bring them there. If the program can do without: --ignore-missing NAME"
+    """What to do about a missing library."""
     flat: bool = True
     """Whether all libraries go to one folder, where each name is there once."""
     libraries: dict[str, Library] = field(default_factory=dict)
@@ -44,7 +51,6 @@ class Closure:
     notes: list[str] = field(default_factory=list)
     _missing: list[str] = field(default_factory=list)
     _finders: dict[str, Libraries] = field(default_factory=dict)
-    _interpreter: str = ""
 
     def add(self, reals: Iterable[str]) -> None:
         """Resolve what some ELF files need. Programs come first: they tell which dynamic linker the others get.
@@ -56,40 +62,37 @@ class Closure:
         for real, elf in members:
             self._resolve([Member(real, real, elf)], self._finder(elf))
         if self._missing:
-            raise ImageError(
-                f"Libraries are missing in {self.root.folder}: {'; '.join(self._missing)}.",
-                "Install the packages that bring them there. If the program can do without: --ignore-missing NAME",
-            )
+            raise ImageError(f"Libraries are missing in the root filesystem: {'; '.join(self._missing)}.", self.hint)
 
     def add_extra(self, name: str) -> list[Library]:
         """Find a library that programs load by themselves, by its path or its name; where it is for the linker.
 
         What it needs is added; it itself is returned, under its name and that by which others know it.
         """
-        finder = self._finder(Elf(self.arch, "", ("libc.so.6",)))
-        known = next(iter(self._finders.values()))
         real = self.root.file(name) if name.startswith("/") else None
         if not name.startswith("/"):
-            member = (known or finder).find(name, [Member("/", "/", Elf(self.arch, "", ()))])
-            real = member.real if member else None
+            nobody = [Member("/", "/", Elf(self.arch, "", ()))]
+            finders = list(self._finders.values()) or [self._finder(nobody[0].elf)]
+            found = [member for finder in finders if (member := finder.find(name, nobody)) is not None]
+            real = found[0].real if found else None
         elf = self.root.elf(real) if real is not None else None
         if real is None or elf is None:
             raise ImageError(f"There is no library {name} in the root filesystem.", "Give a path, or a name to find.")
         if elf.arch != self.arch:
             raise ImageError(f"The library {name} is for {elf.arch}, not for {self.arch}.")
         self.add([real])
-        names = dict.fromkeys(filter(None, (name.rpartition("/")[2], elf.soname)))
+        names = dict.fromkeys(each for each in (name.rpartition("/")[2], elf.soname) if is_file_name(each))
         return [Library(each, real, "asked for by --extra-lib") for each in names]
 
     def _finder(self, elf: Elf) -> Libraries:
         """What finds libraries for a file: by its own dynamic linker, else by that of the programs here."""
         interpreter = elf.interpreter
-        if not interpreter or (self.root.file(interpreter) is None and self._interpreter):
-            interpreter = self._interpreter or usual_interpreter(self.root, self.arch, elf.needed)
+        if not interpreter or self.root.file(interpreter) is None:
+            libc = needs_musl(elf.needed)
+            known = [each for each, finder in self._finders.items() if libc in (None, finder.is_musl)]
+            interpreter = interpreter or (known[0] if known else usual_interpreter(self.root, self.arch, libc))
         if interpreter not in self._finders:
             self._finders[interpreter] = Libraries(self.root, self.arch, interpreter)
-        if elf.interpreter and not self._interpreter:
-            self._interpreter = elf.interpreter
         return self._finders[interpreter]
 
     def _resolve(self, chain: list[Member], finder: Libraries) -> None:
@@ -109,12 +112,22 @@ class Closure:
                 self._miss(name, chain)
                 continue
             place = self._place(member, name)
-            if place is None:
+            if "/" in name:
+                self._check_by_path(member, name, own)
+            elif place is None:
                 self._take_library(Library(name, member.real, f"needed by {own.real}"))
             elif place not in folders:
                 folders.append(place)
             self._resolve([member, *chain], finder)
         folders += [self.private] if self.private not in folders else []
+
+    def _check_by_path(self, member: Member, name: str, own: Member) -> None:
+        """A library that is needed by its path must be at that path."""
+        if self.flat and self.taken.shipped.get(member.real) != name:
+            raise ImageError(
+                f"{own.real} needs a library by its path, {name}, and not by its name.",
+                f"Take {name}, too, where it has that path in the sysext; or use flatwrap.",
+            )
 
     def _real_folders(self, own: Member, finder: Libraries) -> list[str]:
         folders = finder.own_folders(own, own.elf.runpath or own.elf.rpath)
@@ -137,6 +150,10 @@ class Closure:
         self.interpreters[own.real] = f"{self.private}/{finder.loader_name}"
 
     def _take_library(self, library: Library) -> None:
+        if not is_file_name(library.name):
+            raise ImageError(
+                f"{library.real} would be called {library.name!r} ({library.why}), which is no file name."
+            )
         there = self.libraries.setdefault(library.name, library)
         if self.flat and there.real != library.real and not self._same(there.real, library.real):
             raise ImageError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from baker.chroot.tree import Made, make_folder, settle_folders
+from baker.chroot.tree import Made, make_folder
 from baker.errors import UsageError
 from baker.pack import PackOptions, pack
 from baker.publish import tidy
@@ -108,7 +108,6 @@ def _publish_folder(tree: Path, target: Path, options: PackOptions, work: Path) 
     make_folder(tree, release.parent)
     release.write_text(options.release_text)
     release.chmod(0o644)
-    settle_folders(tree)
     with unbroken():
         if os.path.lexists(target):
             target.rename(work / "replaced")

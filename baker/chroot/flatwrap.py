@@ -15,7 +15,7 @@ from baker import stopping
 from baker.chroot.closure import Closure
 from baker.chroot.root import Root
 from baker.chroot.taking import Taken, Wanted, check_privileges, wanted
-from baker.chroot.tree import Made, make_folder
+from baker.chroot.tree import Made, make_folder, new_tree
 from baker.chroot.units import is_unit, places_of, with_new_places
 from baker.chroot.view import Mapping, View, view
 from baker.chroot.wrappers import ENTER, INSIDE, MOUNT, ROOTFS, enter_script, inside_script, wrapper
@@ -67,7 +67,7 @@ class _Wrapping:
         self._units: dict[str, str] = {}
 
     def make(self, wishes: Sequence[Wanted]) -> Made:
-        self._target.mkdir()
+        new_tree(self._target)
         self._rootfs = self._place(f"{self._folder}/{ROOTFS}")
         make_folder(self._target, self._rootfs)
         for path in self._view.image:
@@ -77,16 +77,14 @@ class _Wrapping:
         for path in self._view.inner():
             self._mount_point(path)
         inner = Root(self._rootfs)
-        make_folder(self._target, self._place(f"{self._folder}/{MOUNT}"))
+        mount = self._place(f"{self._folder}/{MOUNT}")
+        make_folder(self._target, mount)
         self._write(f"{self._folder}/{ENTER}", enter_script(self._folder, self._view), 0o755)
         self._write(f"{self._folder}/{INSIDE}", inside_script(self._folder, self._view), 0o755)
         for wish in wishes:
             self._entry(inner, wish)
         self._adapt_units()
         self._tell_losses()
-        # Folders that we made have the umask in their modes; those of the root filesystem keep theirs.
-        for folder in [*reversed(self._rootfs.relative_to(self._target).parents), Path(self._rootfs)]:
-            (self._target / folder).chmod(0o755)
         self._made.arch = self._arch
         return self._made
 
@@ -96,14 +94,8 @@ class _Wrapping:
     def _write(self, path: str, text: str, mode: int) -> None:
         file = self._place(path)
         make_folder(self._target, file.parent)
-        self._settle(file.parent)
         file.write_bytes(text.encode("utf-8", "surrogateescape"))
         file.chmod(mode)
-
-    def _settle(self, folder: Path) -> None:
-        while folder != self._target:
-            folder.chmod(0o755)
-            folder = folder.parent
 
     def _entry(self, inner: Root, wish: Wanted) -> None:
         """What stands for a PATH in the system."""
@@ -143,7 +135,8 @@ class _Wrapping:
                 f"Use a root filesystem for {self._arch or 'x86-64 or arm64'}.",
             )
         self._arch = Arch(elf.arch)
-        Closure(inner, self._arch, Taken(), self._folder, flat=False).add([real])
+        hint = "Install the packages that bring them there, or let --chroot bring their folder."
+        Closure(inner, self._arch, Taken(), self._folder, flat=False, hint=hint).add([real])
 
     def _data(self, inner: Root, real: str, wish: Wanted) -> None:
         folder = wish.dst.rpartition("/")[0]
@@ -155,7 +148,6 @@ class _Wrapping:
             return
         link = self._place(wish.dst)
         make_folder(self._target, link.parent)
-        self._settle(link.parent)
         link.symlink_to(os.path.relpath(f"{self._folder}/{ROOTFS}{real}", folder))
         self._made.say(wish.dst, real, "leads into the root filesystem", True)
 
@@ -209,11 +201,10 @@ class _Wrapping:
         if place.is_symlink():
             place.unlink()
         if not place.exists():
-            make_folder(self._rootfs, place.parent)
+            make_folder(self._rootfs, place if not was_file else place.parent)
             if was_file:
-                place.touch(0o644)
-            else:
-                place.mkdir(0o755)
+                place.touch()
+                place.chmod(0o644)
 
     def _tell_losses(self) -> None:
         for what, paths in self._lost.items():

@@ -15,7 +15,7 @@ from baker.chroot.patching import patch
 from baker.chroot.root import Root
 from baker.chroot.scripts import check_script, read_script
 from baker.chroot.taking import Piece, Taken, check_privileges, take, wanted
-from baker.chroot.tree import Made, make_folder, settle_folders
+from baker.chroot.tree import Made, make_folder, new_tree
 from baker.chroot.units import is_unit, places_of, with_new_places
 from baker.errors import ImageError
 from baker.model import Arch
@@ -96,7 +96,7 @@ class _Tree:
     def fill(
         self, closure: Closure, extras: Sequence[Library], reasons: dict[str, str], arch: Arch | None
     ) -> Made:  # fmt: skip
-        self._target.mkdir()
+        new_tree(self._target)
         taken, root, made = closure.taken, closure.root, self._made
         self._extra = f"{self._private}/extralibs" if extras else ""
         for piece in taken.pieces.values():
@@ -110,7 +110,6 @@ class _Tree:
         with ThreadPoolExecutor(_JOBS) as pool:
             for done in [pool.submit(patch, *work) for work in self._work]:
                 done.result()
-        settle_folders(self._target)
         made.arch = arch
         made.notes += [*taken.notes, *closure.notes]
         return made

@@ -131,10 +131,16 @@ class Libraries:
         return [line for line in (line.partition("#")[0].strip() for line in text.splitlines()) if line]
 
 
-def usual_interpreter(root: Root, arch: Arch, needed: Sequence[str]) -> str:
-    """The dynamic linker that a library without a program is made for, told by the libc that it needs."""
-    if any(_MUSL_OWN.match(name) and not name.startswith("libc.so.6") for name in needed):
-        musl = f"/lib/ld-musl-{_PLATFORM[arch]}.so.1"
-        if root.file(musl) and "libc.so.6" not in needed:
-            return musl
+def needs_musl(needed: Sequence[str]) -> bool | None:
+    """Whether a file is linked with musl, told by the names that it needs; None where they do not tell."""
+    if "libc.so.6" in needed:
+        return False
+    return True if any(name == "libc.so" or name.startswith("libc.musl-") for name in needed) else None
+
+
+def usual_interpreter(root: Root, arch: Arch, musl: bool | None) -> str:
+    """The dynamic linker that a library without a program is made for."""
+    path = f"/lib/ld-musl-{_PLATFORM[arch]}.so.1"
+    if musl or (musl is None and not root.file(_GLIBC_LOADERS[arch]) and root.file(path)):
+        return path
     return _GLIBC_LOADERS[arch]

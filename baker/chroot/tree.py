@@ -43,16 +43,27 @@ class Made:
         }  # fmt: skip
 
 
+def new_tree(target: Path) -> None:
+    """Make the folder of a tree."""
+    target.mkdir()
+    target.chmod(0o755)
+
+
 def make_folder(tree: Path, folder: Path) -> None:
-    """Make a folder of the tree with those above it; ImageError where a link or file is in its way."""
+    """Make a folder of the tree with those above it, open to all whatever the umask; those that are there stay.
+
+    ImageError where a link or file is in its way.
+    """
     for part in [*reversed(folder.relative_to(tree).parents), folder.relative_to(tree)]:
         place = tree / part
         if place.is_symlink() or (place.exists() and not place.is_dir()):
             raise ImageError(f"/{folder.relative_to(tree)} would be below /{part}, which is no folder.")
-        place.mkdir(exist_ok=True)
+        if not place.exists():
+            place.mkdir()
+            place.chmod(0o755)
 
 
 def settle_folders(tree: Path) -> None:
-    """Give all folders the mode that they have in a system, whatever the umask."""
+    """Give all folders of a tree the mode that they have in a system, whatever the umask."""
     for folder, _, _ in os.walk(tree):
         Path(folder).chmod(0o755)

@@ -2,7 +2,8 @@
 
 `enter PROGRAM ARGUMENT…` decides how: root unshares its mounts; a user takes bwrap, or where there is none (or NOBWRAP
 is set) a user namespace. Where nothing but exec happens, the program keeps the process id of its wrapper, and with it
-signals, status and terminal. bwrap stays as a parent, so there a shell hands signals on. `inside` mounts the view.
+signals, status and terminal. bwrap stays as a parent, so there a shell hands signals on; on a terminal, where a shell
+cannot tell a signal for all from one for itself, a user namespace is taken if there are any. `inside` mounts the view.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ root={root}
 if [ "$(id -u)" = 0 ]; then
     exec unshare --mount --propagation slave -- /bin/sh {inside} "" "" "$@"
 fi
-if [ -n "$NOBWRAP" ] || ! command -v bwrap >/dev/null 2>&1; then
+terminal() {{ [ -t 0 ] || [ -t 1 ] || [ -t 2 ]; }}
+namespace() {{ unshare --user --map-root-user true 2>/dev/null; }}
+# Control-C would end bwrap, and with it a program that means to go on.
+if [ -n "$NOBWRAP" ] || ! command -v bwrap >/dev/null 2>&1 || {{ terminal && namespace; }}; then
     exec unshare --user --map-root-user --mount --propagation slave -- \\
         /bin/sh {inside} "$(id -u)" "$(id -g)" "$@"
 fi
@@ -39,19 +43,19 @@ for signal in HUP TERM USR1 USR2 ALRM CONT; do
     # shellcheck disable=SC2064 # now, while it is this signal
     trap "hand_on $signal" "$signal"
 done
-if [ -t 0 ] || [ -t 1 ] || [ -t 2 ]; then
+if terminal; then
     trap : INT QUIT # a terminal tells the program as well
 else
     trap "hand_on INT" INT
     trap "hand_on QUIT" QUIT
 fi
 # A shell lets what it starts in the background ignore INT and QUIT, and gives it no input.
-exec 3<&0
+exec 9<&0 # not 3, which may be a socket that systemd hands over
 env --default-signal=INT,QUIT bwrap --die-with-parent \\
 {arguments}
-    -- "$@" <&3 3<&- &
+    -- "$@" <&9 9<&- &
 child=$!
-exec 3<&-
+exec 9<&-
 while :; do
     wait "$child"
     status=$?

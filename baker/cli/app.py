@@ -17,11 +17,11 @@ COMMANDS = {
     "boot": ("baker.cli.boot", "boot", "Boot a baked image in QEMU and check that extensions merge."),
     "verify": ("baker.cli.verify", "verify", "Check that the files of a bake are what its manifest says."),
     "recipe": ("baker.cli.recipe", "recipe_app", "Build sysexts from recipes, such as docker and wasmtime."),
-    "flix": ("baker.cli.flix", "flix", "Make a sysext of programs out of a root filesystem, with their libraries."),
+    "flix": ("baker.cli.flix", "flix", "Make a sysext of programs, with all their libraries."),
     "flatwrap": (
         "baker.cli.flatwrap",
         "flatwrap",
-        "Make a sysext of a whole root filesystem, with wrappers for its programs.",
+        "Make a sysext of a whole root filesystem.",
     ),
     "vendors": ("baker.cli.vendors", "vendors", "List who images can be made for."),
     "sysext": ("baker.cli.sysext", "sysext_app", "Pack a folder as a sysext; look into sysexts and check them."),

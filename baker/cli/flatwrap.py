@@ -77,7 +77,7 @@ def flatwrap(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Make a sysext of a whole root filesystem, with wrappers that run its programs in there."""
+    """Make a sysext of a whole root filesystem."""
     from baker.chroot.ending import finish
     from baker.chroot.flatwrap import FlatwrapRequest
     from baker.chroot.flatwrap import flatwrap as make

@@ -62,7 +62,7 @@ def flix(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Make a sysext of programs out of a root filesystem, with all libraries that they need."""
+    """Make a sysext of programs, with all their libraries."""
     from baker.chroot.ending import finish
     from baker.chroot.flix import FlixRequest
     from baker.chroot.flix import flix as make
