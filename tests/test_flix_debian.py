@@ -6,8 +6,10 @@ import json
 import os
 import pty
 import select
+import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -189,3 +191,14 @@ def test_the_same_programs_give_the_same_bytes(tmp_path: Path) -> None:
             os.umask(before)
         digests.add(json.loads(done.stdout)["files"][0]["sha256"])
     assert len(digests) == 1
+
+
+def test_an_interrupted_command_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "baker", "flatwrap", chroots.debian(), "all", "/usr/bin/htop"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".flatcar-bake-*/tree/usr")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert list(tmp_path.iterdir()) == []

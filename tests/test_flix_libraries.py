@@ -274,6 +274,16 @@ def test_paths_that_make_no_sense(path: str, message: str, root: Path) -> None:
     assert path != "/usr/bin/toll" or "tool" in (caught.value.hint or "")
 
 
+def test_a_system_without_merged_usr(root: Path) -> None:
+    """As Alpine is: /bin is a folder, and its programs are one."""
+    (root / "bin").mkdir()
+    shutil.copy(debian("busybox-static") / "bin/busybox", root / "bin/busybox")
+    (root / "bin/cat").symlink_to("/bin/busybox")
+    made = take(root, "/bin/cat")
+    assert os.readlink(made.tree / "usr/bin/cat") == "busybox"
+    assert chroots.alone(made.tree, "/bin/cat", "--help").returncode == 0
+
+
 def test_sbin_becomes_bin(root: Path) -> None:
     program(root, "usr/sbin/tool", source="int main(void) { return 0; }")
     made = take(root, "/usr/sbin/tool")
@@ -298,6 +308,33 @@ def test_hostile_links_lead_nowhere(root: Path, tmp_path: Path) -> None:
     for word in ("/usr/lib/evil/secret", "/usr/share/data/absolute", "/usr/share/data/circle"):
         with pytest.raises(BakeError):
             take(root, word)
+
+
+def test_names_out_of_elf_files_lead_nowhere(root: Path, tmp_path: Path) -> None:
+    """A soname, or what a program needs, may be a path that climbs."""
+    climbing = "../" * 8 + "escaped.so"
+    one = compile_c(
+        root / "usr/lib64/libone.so", "int one(void) { return 1; }", "-shared", "-fPIC", "-Wl,-soname," + climbing
+    )
+    program(root, "usr/bin/tool", source="int main(void) { return 0; }")
+    made = take(root, "/usr/bin/tool", extra_libs=("libone.so",))
+    assert [path.name for path in (made.tree / "usr/local/tool/extralibs").iterdir()] == ["libone.so"]
+    program(root, "usr/bin/tool", one)
+    with pytest.raises(ImageError, match=r"escaped\.so, needed by /usr/bin/tool"):
+        take(root, "/usr/bin/tool")
+
+
+def test_a_library_that_is_needed_by_its_path(root: Path) -> None:
+    (root / "opt").mkdir()
+    # Without a soname, the path that it has when it is linked counts.
+    path = Path("/tmp") / f"flix-{os.getpid()}" / "libone.so"
+    compile_c(path, "int one(void) { return 1; }", "-shared", "-fPIC")
+    program(root, "usr/bin/tool", path)
+    (root / path.relative_to("/")).parent.mkdir(parents=True)
+    path.rename(root / path.relative_to("/"))
+    path.parent.rmdir()
+    with pytest.raises(ImageError, match=f"/usr/bin/tool needs a library by its path, {path}"):
+        take(root, "/usr/bin/tool")
 
 
 def test_modes_do_not_depend_on_the_umask(root: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 
 import pytest
 from cli import flatcar_bake
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oci_images import (
     CAPABILITY,
     Entry,
@@ -29,7 +32,8 @@ from oci_images import (
 from packs import AS_NOBODY, NOBODY
 
 from baker.console import Console
-from baker.errors import UsageError
+from baker.contents import open_contents
+from baker.errors import ImageError, UsageError
 from baker.model import Arch
 from baker.oci.pull import Wanted
 from baker.oci.reference import ImageName, image_arch, parse_image
@@ -124,6 +128,46 @@ def test_what_a_layer_does_to_those_below(tmp_path: Path, case: str) -> None:
     unpacked(write_layout(tmp_path / "layout", BELOW, above), tmp_path / "root")
     wanted = {path: text for path, text in (BELOW_TEXTS | changes).items() if text is not None}
     assert texts(tmp_path / "root") == wanted
+
+
+NAMES = st.sampled_from(["a", "b", "c", "a/b", "a/c", "b/c", "a/b/c"])
+
+
+def whiteout(name: str) -> Entry:
+    above, slash, last = name.rpartition("/")
+    return entry(f"{above}{slash}.wh.{last}")
+
+
+ENTRIES = st.one_of(
+    st.builds(entry, NAMES, st.sampled_from([b"1", b"22"])),
+    st.builds(lambda name, mode: folder(name, mode), NAMES, st.sampled_from([0o755, 0o700])),
+    st.builds(link, NAMES, st.sampled_from(["a", "../b", "/a/b", "c", "/nowhere"])),
+    st.builds(whiteout, NAMES),
+    st.builds(lambda name: entry(f"{name}/.wh..wh..opq"), NAMES),
+    st.builds(hard, NAMES, NAMES),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(ENTRIES, min_size=1, max_size=4), min_size=1, max_size=3))
+def test_random_layers_are_what_umoci_makes_of_them(
+    tmp_path_factory: pytest.TempPathFactory, layers: list[list[Entry]]
+) -> None:
+    """Where both accept them: each refuses some that no image has, such as a file and something below it."""
+    place = tmp_path_factory.mktemp("random")
+    layout = write_layout(place / "layout", *layers)
+    judge = subprocess.run(["umoci", "unpack", "--image", f"{layout}:1", place / "judge"], capture_output=True)
+    try:
+        unpacked(layout, place / "root")
+    except ImageError:
+        return
+    if not judge.returncode:
+        assert modes(place / "root") == modes(place / "judge/rootfs")
+
+
+def modes(root: Path) -> dict[str, tuple[object, object]]:
+    """Path → mode with type, and content. Times of folders depend on the order in which things are removed."""
+    return {path: (facts[0], facts[5]) for path, facts in rootfs(root).items()}
 
 
 def test_a_written_file_does_not_change_its_other_names(tmp_path: Path) -> None:
@@ -257,6 +301,48 @@ def test_words_for_architectures() -> None:
     ]  # fmt: skip
     with pytest.raises(UsageError, match="no architecture 'armv7'"):
         image_arch("armv7")
+
+
+def test_an_image_of_a_sysext_is_packed(tmp_path: Path) -> None:
+    unit = b"[Service]\nExecStart=/usr/bin/tool\n"
+    layers = [
+        [folder("usr"), folder("usr/bin"), entry("usr/bin/tool", b"#!/bin/sh\n", mode=0o755, uid=1000), folder("dev")],
+        [entry("usr/lib/systemd/system/tool.service", unit), entry("usr/bin/old")], [entry("usr/bin/.wh.old")],
+    ]  # fmt: skip
+    layout = write_layout(tmp_path / "layout", *layers)
+    words = ("oci-rootfs", layout, "tree", "--sysext", "tool", "--unit-enable", "tool.service")
+    done = flatcar_bake(*words, cwd=tmp_path, env={"FORMAT": "erofs", "OS": "flatcar"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "tool.raw\n"
+    with open_contents(tmp_path / "tool.raw") as opened:
+        assert opened.fs == "erofs" and opened.contents is not None
+        found = {path for path, node in opened.contents.nodes.items() if node.kind == "file"}
+        release = opened.contents.read("/usr/lib/extension-release.d/extension-release.tool", 1000).decode()
+    units = "/usr/lib/systemd/system"
+    assert found == {
+        "/usr/bin/tool", f"{units}/tool.service", f"{units}/multi-user.target.d/10-tool-service.conf",
+        "/usr/lib/extension-release.d/extension-release.tool",
+    }  # fmt: skip
+    assert release == "ID=flatcar\nSYSEXT_LEVEL=1.0\nARCHITECTURE=x86-64\nEXTENSION_RELOAD_MANAGER=1\n"
+    again = flatcar_bake(*words[:2], "other", *words[3:], cwd=tmp_path)
+    assert again.returncode == 2 and "tool.raw exists" in again.stderr and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([entry("usr/x"), entry("etc/y")], "with /etc in it"),
+        ([folder("etc")], "neither /usr nor /opt"),
+        ([link("usr", "/etc")], "/usr of the image is no folder"),
+        ([entry("usr/pipe", type=tarfile.FIFOTYPE)], "usr/pipe is a device, pipe"),
+        ([entry("usr/bin/su", mode=0o4755)], "set-user-id"),
+    ],
+)
+def test_another_image_is_no_sysext(tmp_path: Path, entries: list[Entry], message: str) -> None:
+    layout = write_layout(tmp_path / "layout", entries)
+    done = flatcar_bake("oci-rootfs", layout, "tree", "--sysext", "x", cwd=tmp_path)
+    assert done.returncode in (2, 6) and message in done.stderr
+    assert not (tmp_path / "x.raw").exists()
 
 
 def test_capabilities_are_kept_for_root(tmp_path: Path) -> None:

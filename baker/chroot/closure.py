@@ -14,6 +14,11 @@ from baker.model import Arch
 from baker.survey.elf import Elf
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a text out of an ELF file may become the name of a file."""
+    return text not in ("", ".", "..") and "/" not in text and text.isprintable()
+
+
 @dataclass(frozen=True)
 class Library:
     """A library that comes along: its name for the dynamic linker, its path without links, and what needs it."""
@@ -76,7 +81,7 @@ class Closure:
         if elf.arch != self.arch:
             raise ImageError(f"The library {name} is for {elf.arch}, not for {self.arch}.")
         self.add([real])
-        names = dict.fromkeys(filter(None, (name.rpartition("/")[2], elf.soname)))
+        names = dict.fromkeys(each for each in (name.rpartition("/")[2], elf.soname) if is_file_name(each))
         return [Library(each, real, "asked for by --extra-lib") for each in names]
 
     def _finder(self, elf: Elf) -> Libraries:
@@ -107,12 +112,22 @@ class Closure:
                 self._miss(name, chain)
                 continue
             place = self._place(member, name)
-            if place is None:
+            if "/" in name:
+                self._check_by_path(member, name, own)
+            elif place is None:
                 self._take_library(Library(name, member.real, f"needed by {own.real}"))
             elif place not in folders:
                 folders.append(place)
             self._resolve([member, *chain], finder)
         folders += [self.private] if self.private not in folders else []
+
+    def _check_by_path(self, member: Member, name: str, own: Member) -> None:
+        """A library that is needed by its path must be at that path."""
+        if self.flat and self.taken.shipped.get(member.real) != name:
+            raise ImageError(
+                f"{own.real} needs a library by its path, {name}, and not by its name.",
+                f"Take {name}, too, where it has that path in the sysext; or use flatwrap.",
+            )
 
     def _real_folders(self, own: Member, finder: Libraries) -> list[str]:
         folders = finder.own_folders(own, own.elf.runpath or own.elf.rpath)
@@ -135,6 +150,10 @@ class Closure:
         self.interpreters[own.real] = f"{self.private}/{finder.loader_name}"
 
     def _take_library(self, library: Library) -> None:
+        if not is_file_name(library.name):
+            raise ImageError(
+                f"{library.real} would be called {library.name!r} ({library.why}), which is no file name."
+            )
         there = self.libraries.setdefault(library.name, library)
         if self.flat and there.real != library.real and not self._same(there.real, library.real):
             raise ImageError(

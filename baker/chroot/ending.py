@@ -41,7 +41,7 @@ def finish(ending: Ending, make: Callable[[Path], Made]) -> Made:
     Raises what `make` and `pack` raise; UsageError for a unit to enable that is not there.
     """
     target = ending.target
-    _check_target(ending)
+    check_target(ending)
     tidy(target.absolute().parent)
     with WorkFolder(target.absolute().parent) as work:
         made = make(work / "tree")
@@ -65,7 +65,7 @@ def unit_names(tree: Path) -> list[str]:
     return sorted(name for name in found if name.endswith(SUFFIXES))
 
 
-def _check_target(ending: Ending) -> None:
+def check_target(ending: Ending) -> None:
     """UsageError when nothing can be put there: for a start, before any work."""
     target = ending.target
     if not target.absolute().parent.is_dir():

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from baker.erofs import Unsupported
 from baker.errors import UsageError
 from baker.survey.elf import Elf, read_elf
 
@@ -118,7 +119,10 @@ class Root:
 
 def file_elf(file: Path) -> Elf | None:
     """What a file of this machine says about itself as an ELF file; None when it is none. A link is not followed."""
-    return read_elf(_reader(file))
+    try:
+        return read_elf(_reader(file))
+    except Unsupported:
+        return None
 
 
 def _reader(file: Path) -> Callable[[int], bytes]:

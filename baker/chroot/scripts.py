@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from baker.chroot.root import Root
-from baker.chroot.taking import Piece, Taken, without_sbin
+from baker.chroot.taking import Piece, Taken, usr_merged, without_sbin
 from baker.errors import ImageError
 from baker.survey.findings import OF_THE_SYSTEM
 
@@ -60,8 +60,7 @@ def _is_shipped(root: Root, program: str, taken: Taken) -> bool:
     """Whether the sysext has a program where a script asks for it."""
     if "/" not in program:
         return any(f"{folder}/{program}" in taken.pieces for folder in _SEARCHED)
-    path = re.sub(r"^/(bin|sbin|lib|lib64)/", r"/usr/\1/", program)
-    return without_sbin(path) in taken.pieces
+    return without_sbin(usr_merged(program)) in taken.pieces
 
 
 def _path_of(root: Root, program: str) -> str:

@@ -7,6 +7,7 @@ is the same folder.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -79,19 +80,24 @@ def wanted(root: Root, words: Iterable[str]) -> list[Wanted]:
 def _wanted(root: Root, word: str) -> Wanted:
     source, colon, dst = word.partition(":")
     for path in (source, dst) if colon else (source,):
-        if not path.startswith("/") or not path.isprintable() or ".." in path.split("/"):
+        if not path.startswith("/") or not path.isprintable() or not {".", ".."}.isdisjoint(path.split("/")):
             raise UsageError(f"{word!r} is no path of the root filesystem.", "Write /usr/PATH or /PATH:/usr/PATH")
     place = root.place(source)
     if place is None or place == "/":
         folder, _, name = source.rstrip("/").rpartition("/")
         raise UsageError(f"The root filesystem has no {source}.", suggest(name, root.names(folder or "/")))
-    target = dst.rstrip("/") if colon else place
+    target = dst.rstrip("/") if colon else usr_merged(place)
     if not target.startswith("/usr/") or "//" in target:
         raise UsageError(
             f"{target} is outside of /usr, where a sysext cannot put it.",
             f"Say where it goes: {source}:/usr/share/… or {source}:/usr/lib/…",
         )
     return Wanted(word, place, without_sbin(target), bool(colon))
+
+
+def usr_merged(path: str) -> str:
+    """/usr/bin/x for /bin/x and the like, which are the same on Flatcar and need not be in the root filesystem."""
+    return re.sub(r"^/(bin|sbin|lib|lib64)(?=/)", r"/usr/\1", path)
 
 
 def without_sbin(path: str) -> str:
@@ -169,7 +175,8 @@ def _take_link(root: Root, wish: Wanted, taken: Taken) -> None:
         raise ImageError(f"{wish.source} is a link to {root.link(wish.source)}, which does not exist.")
     place = taken.shipped.get(real)
     if place is None:
-        place = wish.dst if wish.moved or not real.startswith("/usr/") else without_sbin(real)
+        own = without_sbin(usr_merged(real))
+        place = wish.dst if wish.moved or not own.startswith("/usr/") else own
         _take(root, real, place, wish, taken)
     if place != wish.dst:
         taken.add(Piece(wish.dst, "link", f"asked for: {wish.word}", link=_relative(wish.dst, place)), wish.source)

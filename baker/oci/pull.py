@@ -230,6 +230,8 @@ def _registry_digest(facts: Mapping[str, Any], name: ImageName) -> str:
     """The digest by which the image can be asked for again."""
     if name.digest:
         return name.digest
+    if name.is_local:
+        return ""
     wanted = f"/{name.path.removeprefix('library/')}@"
     for word in facts.get("RepoDigests") or []:
         repository, at, digest = str(word).partition("@")

@@ -66,14 +66,15 @@ def make_rootfs(
         with unbroken():
             _publish(work / "root", folder, work / "old", force)
     result = _result(wanted, folder, obtained, done.count, done.left_out)
-    _remark(result, console)
+    _remark(result, obtained.digest, console)
     return result
 
 
 def _result(wanted: Wanted, folder: Path, obtained: Obtained, count: int, left_out: LeftOut) -> Rootfs:
     image = obtained.image
+    own = "" if wanted.command else image.digest  # a command makes an image that nobody else has
     return Rootfs(
-        folder, str(wanted.image), obtained.digest or image.digest, image.config_digest, obtained.program,
+        folder, str(wanted.image), obtained.digest or own, image.config_digest, obtained.program,
         len(image.layers), count, left_out,
     )  # fmt: skip
 
@@ -108,10 +109,10 @@ def _publish(root: Path, folder: Path, old: Path, force: bool) -> None:
         raise EnvironmentFault(f"{folder} cannot be put in its place: {error.strerror}.") from error
 
 
-def _remark(result: Rootfs, console: Console) -> None:
+def _remark(result: Rootfs, digest: str, console: Console) -> None:
     left = result.left_out
-    if result.digest and "@" not in result.image:
-        console.note(f"{result.image} is {result.digest}: with @ and that behind its name it will be the same.")
+    if digest and "@" not in result.image:
+        console.note(f"{result.image} is {digest}: with @ and that behind its name it will be the same.")
     if left.devices:
         console.note(f"Device nodes are left out (--devices makes them): {_some(left.devices)}.")
     if left.set_id:

@@ -190,7 +190,7 @@ def _choose(image: str, platform: str, services: Services) -> tuple[Engine, str]
         return engine, identity
     if not reasons:
         raise EnvironmentFault(
-            "This recipe is built from source in a container, and neither podman nor docker is installed.",
+            "This recipe is built in a container, and neither podman nor docker is installed.",
             "Install podman, on Debian: apt-get install podman. It needs no root.",
         )
     raise EnvironmentFault(
