@@ -43,6 +43,12 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         signing_key = "/etc/key.asc"
         fingerprint = "ABCD"
         jobs = 3
+        files = ["motd:root:/etc/motd", "/srv/x:oem:/x:0600"]
+        ignition = "node.ign"
+        ignition_base = "/etc/base.ign"
+        disable_builtins = ["docker"]
+        official_sysexts = ["zfs"]
+        survive_reset = true
         """,
     )
     assert file == BakeFile(
@@ -50,6 +56,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         install_to="oem:/sysext", output_dir=tmp_path / "out", image=tmp_path / "../flatcar.bin", base="published",
         backend="loop", updates=False, allow=("owner",), mirror="https://mirror.example",
         bakery=str(tmp_path / "bakery"), signing_key=Path("/etc/key.asc"), fingerprint="ABCD", jobs=3,
+        files=(f"{tmp_path}/motd:root:/etc/motd", "/srv/x:oem:/x:0600"), ignition=tmp_path / "node.ign",
+        ignition_base=Path("/etc/base.ign"), disable_builtins=("docker",), official_sysexts=("zfs",),
+        survive_reset=True,
     )  # fmt: skip
 
 
@@ -103,6 +112,7 @@ def test_with_fetch_a_bare_name_is_a_file_of_the_bakery(tmp_path: Path) -> None:
         ("jobs = true", "jobs must be", None),
         ("jobs = 0", "jobs must be at least 1", None),
         ("updates = 'yes'", "updates must be", None),
+        ("updates = true\nenable_updates = false", "are one thing, and say two", None),
         ("arch = 'arm46'", "arch must be one of x86-64, arm64", "arm64"),
         ("backend = 'online'", "backend must be one of auto, offline, loop", "offline"),
         ("sysexts = 'a:b'", "sysexts must be", None),
