@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-PROMPT = b"# "
 SECONDS = 300
 
 
@@ -20,22 +19,23 @@ class Terminal:
 
     def __init__(self, machine: subprocess.Popen[bytes]) -> None:
         self._machine = machine
+        self._unread = b""
         self.said = b""
 
-    def wait(self, words: bytes, seconds: float = SECONDS) -> str:
-        """Wait until the guest has said something; returns what it said since the last wait."""
+    def wait(self, pattern: bytes, seconds: float = SECONDS) -> str:
+        """Wait until the guest has said something that matches; returns all up to there since the last wait."""
         assert self._machine.stdout is not None
         deadline = time.monotonic() + seconds
-        unread = b""
         with selectors.DefaultSelector() as ready:
             ready.register(self._machine.stdout, selectors.EVENT_READ)
-            while words not in unread:
-                assert time.monotonic() < deadline, f"no {words!r} within {seconds} s:\n{self._last()}"
+            while not (found := re.search(pattern, self._unread)):
+                assert time.monotonic() < deadline, f"no {pattern!r} within {seconds} s:\n{self._last()}"
                 if ready.select(1):
                     chunk = os.read(self._machine.stdout.fileno(), 1 << 16)
-                    assert chunk, f"the machine ended before it said {words!r}:\n{self._last()}"
-                    unread, self.said = unread + chunk, self.said + chunk
-        return unread.decode(errors="replace").replace("\r", "")
+                    assert chunk, f"the machine ended before it said {pattern!r}:\n{self._last()}"
+                    self._unread, self.said = self._unread + chunk, self.said + chunk
+        text, self._unread = self._unread[: found.end()], self._unread[found.end() :]
+        return text.decode(errors="replace").replace("\r", "")
 
     def run(self, command: str, seconds: float = SECONDS) -> str:
         """Run a command in the shell that is logged in; returns its output."""
@@ -43,8 +43,7 @@ class Terminal:
         # The mark is not in what the terminal echoes.
         self._machine.stdin.write(f"{command}; echo end''-mark $?.\n".encode())
         self._machine.stdin.flush()
-        said = self.wait(b"end-mark ", seconds) + self.wait(b".", seconds)
-        return re.sub(r"\x1b[\[\]][0-9;?]*[a-zA-Z\x07]?", "", said)
+        return re.sub(r"\x1b[\[\]][0-9;?]*[a-zA-Z\x07]?", "", self.wait(rb"end-mark [0-9]+\.", seconds))
 
     def _last(self) -> str:
         return self.said[-3000:].decode(errors="replace")

@@ -42,7 +42,8 @@ def lab(work: Path, taps: int = 1, router: bool = True) -> Iterator[Lab]:
             run(["ip", "-n", inner, "tuntap", "add", f"tap{number}", "mode", "tap"])
         for name in ("router", *(f"tap{number}" for number in range(taps))):
             run(["ip", "-n", inner, "link", "set", name, "master", "br0", "up"])
-        run(["ip", "-n", inner, "link", "set", "br0", "up"])
+        for name in ("br0", "lo"):
+            run(["ip", "-n", inner, "link", "set", name, "up"])
         run(["ip", "-n", outer, "address", "add", "192.0.2.254/24", "dev", "lan"])
         run(["ip", "-n", outer, "link", "set", "lan", "up"])
         if router:
