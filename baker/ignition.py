@@ -42,6 +42,7 @@ BASE_SPEC = "3.0.0"
 MAX_SIZE = 16 << 20
 """The largest config in bytes that is read."""
 
+_DEEPEST = 32
 SPECS = ("2.0.0", "2.1.0", "2.2.0", "2.3.0", "3.0.0", "3.1.0", "3.2.0", "3.3.0", "3.4.0", "3.5.0")
 _NEWEST_SPEC = ((4152, "3.5.0"), (3535, "3.4.0"), (3185, "3.3.0"), (0, "2.3.0"))
 """The newest spec by the first major of the Flatcar releases that read it."""
@@ -121,7 +122,7 @@ def parse_config(data: bytes, name: str) -> IgnitionConfig:
             raise UsageError(
                 f"{name} has the section {key!r}, which Ignition would ignore.", suggest(key, _SECTIONS[spec[0]])
             )
-    _check_lists(content, "$", name)
+    _check_lists(content, "$", name, 0)
     config = IgnitionConfig(name, spec, data)
     declared = [node["path"] for kind in _NODES for node in config.nodes(kind)]
     if spec[0] == "3" and len(set(declared)) != len(declared):
@@ -161,17 +162,19 @@ def _spec(content: Mapping[str, Any], name: str) -> str:
     return spec
 
 
-def _check_lists(value: Any, where: str, name: str) -> None:
+def _check_lists(value: Any, where: str, name: str, depth: int) -> None:
     """Refuse sections that are no objects, lists that are none, and files, directories and links without a path."""
+    if depth > _DEEPEST:
+        raise UsageError(f"{name} nests objects and lists more than {_DEEPEST} deep, which no config does.")
     if isinstance(value, dict):
         for key, item in value.items():
             place = f"{where}.{key}"
             if key in _IDENTITY and item is not None and where != "$":
                 _check_entries(key, item, place, name)
-            _check_lists(item, place, name)
+            _check_lists(item, place, name, depth + 1)
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            _check_lists(item, f"{where}[{number}]", name)
+            _check_lists(item, f"{where}[{number}]", name, depth + 1)
     if where.count(".") == 1 and where[2:] in _SECTIONS["3"] and not isinstance(value, dict | None):
         raise UsageError(f"{name}: {where} must be an object, not {value!r}.")
 
@@ -292,9 +295,8 @@ def data_url(content: bytes) -> str:
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
-    """JSON in one form: sorted keys, no blanks, a line break at the end."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
+    """JSON in one form: sorted keys, no blanks, nothing but ASCII, a line break at the end."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
 def merge_base(existing: bytes | None, ours: bytes, name: str = "base/base.ign") -> bytes:

@@ -14,8 +14,10 @@ from typing import Any
 from baker.convert import to_raw
 from baker.debugfs import Debugfs
 from baker.disk import extract, read_table
-from baker.errors import ImageError
+from baker.errors import ImageError, UsageError
 from baker.formats.probe import image_info
+from baker.ignition import BASE_PATH, MAX_SIZE
+from baker.ignition import parse_config as parse_ignition
 from baker.inject import Editor
 from baker.layout import describe
 from baker.model import Arch, Node, Partition
@@ -194,7 +196,7 @@ class _Reader:
         """Fields of `Inspection`; those that could not be read are left out."""
         found: dict[str, Any] = {}
         with _noting(self._problems):
-            etc = self._editor.tree("ROOT", "/etc")
+            etc = dict(sorted((self._from_base_config() | self._editor.tree("ROOT", "/etc")).items()))
             found["updates"] = _TIMER_LINK in etc
             links = [node for node in etc.values() if posixpath.dirname(node.path) == "/etc/extensions"]
             found["sysexts"] = tuple(self._sysext(node) for node in links)
@@ -209,6 +211,19 @@ class _Reader:
             with _noting(self._problems):
                 found["free"][label] = self._editor.free_bytes(label)
         return found
+
+    def _from_base_config(self) -> dict[str, Node]:
+        """The links that the first boot will make, as the base Ignition config on OEM says."""
+        try:
+            data = self._editor.read("OEM", BASE_PATH, MAX_SIZE)
+            declared = parse_ignition(data, f"OEM:{BASE_PATH}").nodes("links") if data else []
+        except (ImageError, UsageError) as error:
+            self._problems.append(error.message)
+            return {}
+        return {
+            link["path"]: Node(link["path"], "symlink", 0o777, 0, 0, 0, symlink=str(link.get("target")))
+            for link in declared
+        }
 
     def _sysext(self, node: Node) -> BakedSysext:
         name = posixpath.basename(node.path).removesuffix(".raw")

@@ -154,6 +154,8 @@ def make_plan(request: BakeRequest, services: Services) -> BakePlan:
     )  # fmt: skip
     if lock is not None:
         lock.check_plan(plan)
+    if plan.updates and not any(item.config for item in plan.sysexts):
+        services.console.warn("No sysext has a sysupdate config, so there is nothing that --updates could update.")
     return plan
 
 

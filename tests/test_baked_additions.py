@@ -25,12 +25,13 @@ from baker.run import run
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs/bake-manifest.schema.json").read_text())
 OFFICIAL = f"/etc/flatcar/sysext/flatcar-podman-{RELEASE.version}.raw"
 USER = b'{"ignition": {"version": "3.3.0"},\n "storage": {"files": [{"path": "/etc/user"}]}}\n'
+VENDORS_BASE = '{"ignition": {"version": "3.0.0"}, "storage": {"files": [{"path": "/etc/vendors"}]}}'
 BASE = b'{"ignition": {"version": "3.1.0"}, "storage": {"files": [{"path": "/etc/base"}]}}'
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRelease]:
-    """A release with the official sysexts podman and, of an older version, zfs."""
+    """A release with the official sysexts podman and, of an older version, zfs; and a vendor with a base config."""
     folder = tmp_path_factory.mktemp("additions")
     with tiny_release(tiny_disk(folder / "disk"), folder / "release") as running:
         for name, version in (("podman", RELEASE.version), ("zfs", "4593.2.0")):
@@ -38,6 +39,11 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRelease]:
             running.mirror.put(f"flatcar-{name}.raw", made.read_bytes())
         # A folder, because the judge of SPDX documents takes no address with a port for one.
         running.env["FLATCAR_BAKE_MIRROR"] = str(running.mirror.folder)
+        vendors = Path(running.env["FLATCAR_BAKE_VENDORS"])
+        based = (vendors / "tiny.toml").read_text().replace(VENDOR_IMAGE, "based.qcow2")
+        (vendors / "based.toml").write_text(
+            f"{based}[[oem.file]]\npath = 'base/base.ign'\ncontent = '{VENDORS_BASE}'\n"
+        )
         running.env["FLATCAR_BAKE_CACHE_DIR"] = str(folder / "cache")
         yield running
 
@@ -74,8 +80,8 @@ def baked(release: TinyRelease, folder: Path, *words: str | Path) -> "Disk":
 class Disk:
     """The partitions of an image, read by debugfs and `btrfs restore`."""
 
-    def __init__(self, image: Path, folder: Path) -> None:
-        self._raw, self._oem = folder / "read.raw", folder / "oem"
+    def __init__(self, image: Path, folder: Path, name: str = "oem") -> None:
+        self._raw, self._oem = folder / f"{name}.raw", folder / name
         run(["qemu-img", "convert", "-O", "raw", image, self._raw])
         table: DiskTable = read_table(self._raw)
         self._root = f"{self._raw}?offset={table.get('ROOT').offset}"
@@ -138,7 +144,16 @@ def test_what_survives_a_reset_is_on_oem_and_linked_by_the_base_config(release, 
         "[Source]\nType=url-file\nPath=https://x.example/\nMatchPattern=tools-@v.raw\n"
         "[Target]\nType=regular-file\nPath=/opt/extensions/tools\nCurrentSymlink=/etc/extensions/tools.raw\n"
     )
-    words = ("--survive-reset", "--enable-updates", "--disable-builtin", "docker", "--ignition-base", "base.ign")
+    words = (
+        "-v",
+        "based",
+        "--survive-reset",
+        "--enable-updates",
+        "--disable-builtin",
+        "docker",
+        "--ignition-base",
+        "base.ign",
+    )
     done = bake(release, folder, *words, "--file", "motd:root:/etc/motd:0640")
     assert done.returncode == 0, done.stderr
     assert "survives flatcar-reset" in done.stderr and "--keep-paths" not in done.stderr
@@ -163,6 +178,12 @@ def test_what_survives_a_reset_is_on_oem_and_linked_by_the_base_config(release, 
     manifest = json.loads((folder / "out/bake-manifest.json").read_text())
     jsonschema.validate(manifest, SCHEMA)
     assert manifest["additions"]["survive_reset"] and manifest["additions"]["updates"]
+    seen = json.loads(flatcar_bake("inspect", folder / "out" / VENDOR_IMAGE, "--json").stdout)
+    assert {item["name"]: item["state"] for item in seen["sysexts"]} == {"docker-flatcar": "off", "tools": "baked"}
+    assert seen["updates"] and not seen["problems"]
+    based = json.loads(Disk(folder / "out/based.qcow2", folder, "based").oem("base/base.ign").read_text())
+    assert {node["path"] for node in based["storage"]["files"]} > {"/etc/vendors", "/etc/base", "/etc/motd"}
+    assert based["storage"]["links"] == config["storage"]["links"]
 
 
 def test_the_images_own_base_config_and_enabled_sysexts_stay(release, folder):
@@ -183,7 +204,7 @@ def test_the_images_own_base_config_and_enabled_sysexts_stay(release, folder):
     disk = baked(release, folder, *words, "--official-sysext", "flatcar-podman")
     assert disk.root("/etc/flatcar/enabled-sysext.conf") == b"# ours\nzfs\npodman\n"
     assert json.loads(disk.oem("base/base.ign").read_text()) == theirs
-    for name in ("oem", "read.raw"):
+    for name in ("oem", "oem.raw"):
         run(["rm", "-r", folder / name])
     disk = baked(release, folder, *words[:2], "--survive-reset", "--force")
     config = json.loads(disk.oem("base/base.ign").read_text())
@@ -314,7 +335,8 @@ def test_configs_that_would_fail_the_first_boot_are_warned_of(release, folder):
             "filesystems": [{"device": "/dev/disk/by-label/ROOT", "format": "ext4", "wipeFilesystem": True}],
         },
     }))  # fmt: skip
-    plan = bake(release, folder, "--ignition", "user.ign", "--plan")
+    plan = bake(release, folder, "--ignition", "user.ign", "--updates", "--plan")
+    assert "nothing that --updates could update" in plan.stderr
     said = " ".join(plan.stderr.split())
     assert "declares /opt/extensions/tools/tools.raw, which is baked already: the first boot would fail" in said
     assert "/etc/extensions/tools.raw" not in said and "user.ign wipes ROOT" in said

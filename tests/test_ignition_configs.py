@@ -62,6 +62,7 @@ def test_a_config_is_kept_byte_for_byte(spec):
         (config(storage={"links": [{"target": "/x"}]}), "must be an absolute path, not None"),
         (config(storage=files("/a") | {"links": [{"path": "/a", "target": "/b"}]}), "declares /a twice"),
         (b'{"a":' * 100_000, "no valid JSON"),
+        (config(storage={"x": json.loads("[" * 500 + "]" * 500)}), "more than 32 deep"),
         (b" " * ((16 << 20) + 1), "larger than 16 MiB"),
     ],
 )
@@ -194,6 +195,12 @@ def test_a_base_config_of_spec_2_stays_one():
     assert file["filesystem"] == "root" and file["contents"] == {"source": "data:,new"} and file["overwrite"]
     with pytest.raises(UsageError, match=r"spec 2\.1\.0, which cannot say all"):
         merge_base(old, config("3.3.0", kernelArguments={"shouldExist": ["quiet"]}))
+
+
+def test_text_of_any_kind_survives_merging():
+    theirs = b'{"ignition": {"version": "3.0.0"}, "storage": {"files": [{"path": "/\\ud800 \xc3\xa9"}]}}'
+    (file,) = json.loads(merge_base(theirs, base_config({"/l": "/\u00fc"})))["storage"]["files"]
+    assert file["path"] == "/\ud800 \u00e9"
 
 
 def test_a_base_config_that_cannot_be_read_is_not_replaced():
