@@ -17,7 +17,8 @@ from provisioning import IgnitionFailed, apply, butane, decoded, valid
 from servers import MirrorServer
 from sysexts import make_sysext
 
-from baker.butane import from_butane, to_butane
+from baker.butane import to_butane
+from baker.butane_reader import from_butane
 from baker.errors import BakeError, UsageError
 from baker.model import Arch
 from baker.provision import add, provisioning

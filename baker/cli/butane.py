@@ -138,7 +138,7 @@ def butane(
             config = provisioning(found, update, [f"{name}-flatcar" for name in disabled], official)
             config = _with_examples(config, [item.name for item in found], example or (), given, services)
             if merge is not None:
-                config = _merged(config, merge)
+                config = _merged(config, merge, services)
     finally:
         console.close()
     text = _render(config, Format.IGNITION if json else format)
@@ -192,19 +192,11 @@ def _with_examples(
     return config
 
 
-def _merged(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    from baker.butane import from_butane
-    from baker.errors import UsageError
-    from baker.ignition import parse_config
+def _merged(config: dict[str, Any], path: Path, services: Services) -> dict[str, Any]:
+    from baker.ignition_tools import read_config
     from baker.provision import add
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
-    if path.suffix in (".bu", ".yaml", ".yml"):
-        return add(config, from_butane(data.decode("utf-8", "replace"), str(path)), str(path))
-    return add(config, parse_config(data, str(path)).content, str(path))
+    return add(config, read_config(path, services.console).content, str(path))
 
 
 def _render(config: dict[str, Any], format: Format) -> str:
