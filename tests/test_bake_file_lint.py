@@ -57,6 +57,12 @@ def test_all_that_is_wrong_is_said_at_once_each_with_its_line(stand_in: Path, tm
     assert all(each.path == "bake.toml" for each in found)
 
 
+def test_when_no_sysext_can_be_understood_that_is_all_that_is_said_of_them(stand_in: Path, tmp_path: Path) -> None:
+    status, found = lint(stand_in, tmp_path, 'sysexts = ["nothing"]\nvendors = ["genric"]\n')
+    assert status == 2 and [(each.line, each.level) for each in found] == [(1, "error"), (2, "error")]
+    assert "'nothing'" in found[0].message and "'genric'" in found[1].message
+
+
 WRONG = {
     "syntax": ('vendors = ["generic"\nx = 1\n', 2, "usage"),
     "unknown key": ('release = "stable"\nvendor = "generic"\n', 2, "usage"),
