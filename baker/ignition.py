@@ -359,9 +359,9 @@ def _merged_lists(old: list[Any], new: list[Any], identity: str) -> Iterator[Any
         yield from (item for item in new if item not in old)
         return
 
-    def key(item: Mapping[str, Any]) -> object:
+    def key(item: Mapping[str, Any]) -> str:
         # A partition is known by its number, or without one by its label; a file of spec 2.x by its filesystem, too.
-        return item.get(identity) or item.get("label"), item.get("filesystem")
+        return json.dumps([item.get(identity) or item.get("label"), item.get("filesystem")])
 
     added = {key(item): item for item in new}
     for item in old:
@@ -381,5 +381,5 @@ def _as_spec_2(content: Mapping[str, Any], name: str, spec: str) -> dict[str, An
             f"The image's {name} is of Ignition's spec {spec}, which cannot say all that the base config says.",
             "Only files, directories, links and units can be added to it; use --ignition for the rest.",
         )  # fmt: skip
-    made = {kind: [{"filesystem": "root", **node} for node in storage[kind]] for kind in _NODES if kind in storage}
+    made = {kind: [{"filesystem": "root", **node} for node in storage[kind]] for kind in _NODES if storage.get(kind)}
     return {**content, "storage": made} if made else dict(content)

@@ -289,6 +289,8 @@ def describe(plan: BakePlan) -> str:
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
     if plan.kernel_args:
         lines.append(f"  kernel     {' '.join(plan.kernel_args)}")
+    if plan.updates:
+        lines.append("  updates    systemd-sysupdate runs by itself")
     lines += plan.additions.describe()
     lines.append(f"  backend    {plan.backend} ({plan.backend_why})")
     return "\n".join(map(printable, lines))
