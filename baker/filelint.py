@@ -19,10 +19,11 @@ from baker.config import BakeFile, load
 from baker.console import Console
 from baker.errors import BakeError, EnvironmentFault, ImageError, NetworkError, UsageError, VerificationError
 from baker.lock import LOCK_NAME, Lock
+from baker.model import Arch
 from baker.origins import plan_sysext
 from baker.plan import make_plan
 from baker.recipe.lines import LineTable, load_lines
-from baker.request import BakeRequest, SysextRequest, parse_sysext
+from baker.request import BakeRequest, SysextRequest, parse_sysext, parse_vendors
 from baker.services import Services
 from baker.survey.report import lint_image
 from baker.vendor import find_vendors
@@ -117,13 +118,18 @@ class FileLint:
 
         sound = tuple(word for word in file.sysexts or () if self._check_word(word, file))
         with services(_Listening(self._console, lambda text: self._warn(text, line(text)))) as opened:
+            if offline or (file.sysexts and not sound):
+                names = file.vendors or ("generic",)
+                arch = file.arch or Arch.X86_64
+                self._attempt(line, lambda: find_vendors(parse_vendors(names), arch, opened.vendors))
+            if file.sysexts and not sound:
+                return
             wanted = dataclasses.replace(file, sysexts=sound)
             request = self._attempt(line, lambda: self._request_of(wanted))
             if request is None:
                 return
             kept = tuple(item for item in request.sysexts if self._check_sysext(item, request, opened, offline, file))
             if offline:
-                self._attempt(line, lambda: find_vendors(request.vendors, request.arch, opened.vendors))
                 return
             # What a bake would overwrite on somebody's machine is no matter here.
             planned = dataclasses.replace(request, sysexts=kept, force=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from baker.butane_reader import NotRead, from_butane
 from baker.console import Console
 from baker.errors import EnvironmentFault, UsageError
-from baker.ignition import MAX_SIZE, IgnitionConfig, parse_config
+from baker.ignition import MAX_SIZE, IgnitionConfig, canonical, parse_config
 from baker.run import CommandFailed, find, run
 
 _YAML = (".bu", ".yaml", ".yml", ".butane")
@@ -15,11 +16,11 @@ _UNKNOWN_SPEC = "unsupported config version"
 
 
 def read_config(path: Path, console: Console) -> IgnitionConfig:
-    """The Ignition config in a file: JSON, or Butane YAML by the name's suffix, which the program butane translates.
+    """The Ignition config in a file: JSON, or by the name's suffix Butane YAML, which is translated.
 
     Its problems are told in the words of ignition-validate where that is installed and knows the config's spec.
-    Raises UsageError for a file that is none or holds no valid config, EnvironmentFault where butane is needed and
-    missing.
+    Raises UsageError for a file that is none or holds no valid config, EnvironmentFault where the program butane is
+    needed and missing.
     """
     try:
         with path.open("rb") as file:
@@ -34,11 +35,17 @@ def read_config(path: Path, console: Console) -> IgnitionConfig:
 
 
 def _translated(path: Path, data: bytes) -> bytes:
+    """By butane where it is installed; else by our own reader, which knows all but a little of Flatcar's variant."""
     if find("butane") is None:
-        raise EnvironmentFault(
-            f"{path} is Butane YAML, and the program butane, which translates it, is not installed.",
-            "Get it from https://github.com/coreos/butane/releases, or translate the file elsewhere and bake that.",
-        )
+        try:
+            return canonical(from_butane(data.decode("utf-8"), os.fspath(path), path.absolute().parent))
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8 text.") from error
+        except NotRead as error:
+            raise EnvironmentFault(
+                f"{error.message.rstrip('.')}, and the program butane, which reads that, is not installed.",
+                "Get it from https://github.com/coreos/butane/releases, or translate the file elsewhere.",
+            ) from error
     try:
         # Files that the YAML names under `local` are looked for beside it, as with butane's own command line.
         return run(["butane", "--strict", "--files-dir", path.absolute().parent], input=data).stdout

@@ -57,6 +57,12 @@ def test_all_that_is_wrong_is_said_at_once_each_with_its_line(stand_in: Path, tm
     assert all(each.path == "bake.toml" for each in found)
 
 
+def test_when_no_sysext_can_be_understood_that_is_all_that_is_said_of_them(stand_in: Path, tmp_path: Path) -> None:
+    status, found = lint(stand_in, tmp_path, 'sysexts = ["nothing"]\nvendors = ["genric"]\n')
+    assert status == 2 and [(each.line, each.level) for each in found] == [(1, "error"), (2, "error")]
+    assert "'nothing'" in found[0].message and "'genric'" in found[1].message
+
+
 WRONG = {
     "syntax": ('vendors = ["generic"\nx = 1\n', 2, "usage"),
     "unknown key": ('release = "stable"\nvendor = "generic"\n', 2, "usage"),
@@ -107,12 +113,17 @@ def test_offline_asks_no_server(tmp_path: Path) -> None:
 
 def test_a_lock_that_no_longer_fits_its_file_is_found(stand_in: Path, tmp_path: Path) -> None:
     make_sysext(tmp_path, "tools")
-    env = release_environment(stand_in)
-    lock = ('format = 1\nflatcar-bake = "0"\n')  # fmt: skip
-    (tmp_path / "bake.lock").write_text(lock)
-    status, found = lint(stand_in, tmp_path, GOOD, env=env)
-    (error,) = (each for each in found if each.level == "error")
-    assert status == 2 and (error.path, error.code) == ("bake.lock", "lock")
+    text = 'release = "stable"\nvendors = ["qemu_uefi"]\noutput_dir = "out"\nsysexts = ["tools:tools.raw"]\n'
+    (tmp_path / "bake.toml").write_text(text)
+    env = release_environment(stand_in) | {"FLATCAR_BAKE_CACHE_DIR": str(tmp_path / "cache")}
+    done = flatcar_bake("--lock", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert lint(stand_in, tmp_path, text) == (0, [])
+    make_sysext(tmp_path, "tools", files={"usr/share/tools/more": "more\n"})
+    status, (error,) = lint(stand_in, tmp_path, text)
+    assert status == 3 and (error.path, error.code, error.kind) == ("bake.lock", "lock", "verification")
+    status, (error,) = lint(stand_in, tmp_path, text.replace("qemu_uefi", "generic"))
+    assert (error.path, error.code) == ("bake.lock", "lock") and "--lock instead of --locked" in error.hint
 
 
 FINDING = FileFinding("error", "usage", "a,b:c", "100% wrong\n::set-output x::y", "Try\rthis.", "a,b:c.toml", 3)

@@ -224,7 +224,7 @@ REFUSED = [
     (("--ignition", "bad.ign"), 2, "link target is required"),
     (("--ignition-base", "old.ign"), 2, "a base config must be of spec 3"),
     (("--ignition-base", "link.ign", "--survive-reset"), 2, "which the base config of this bake makes"),
-    (("--ignition", "node.bu"), 4, "butane, which translates it, is not installed"),
+    (("--ignition", "node.bu"), 4, "node.bu: this is Butane fcos 1.5.0, and the program butane"),
     (("--official-sysext", "incus"), 2, "the mirror is not complete"),
     (("--official-sysext", "pyhton"), 2, "Did you mean python"),
     (("--official-sysext", "zfs"), 3, "is for Flatcar 4593.2.0, not 4593.2.5"),
@@ -242,7 +242,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(release, folder, words, statu
                      "storage": {"links": [{"path": "/etc/extensions/tools.raw", "target": "/x"}]}},
     }.items():  # fmt: skip
         (folder / name).write_text(json.dumps(content))
-    (folder / "node.bu").write_text("variant: flatcar\nversion: 1.0.0\n")
+    (folder / "node.bu").write_text("variant: fcos\nversion: 1.5.0\n")
     (folder / "large").write_bytes(bytes(100_000))
     done = bake(release, folder, *words)
     said = " ".join(done.stderr.split())

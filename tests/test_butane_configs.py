@@ -17,7 +17,8 @@ from provisioning import IgnitionFailed, apply, butane, decoded, valid
 from servers import MirrorServer
 from sysexts import make_sysext
 
-from baker.butane import from_butane, to_butane
+from baker.butane import to_butane
+from baker.butane_reader import from_butane
 from baker.errors import BakeError, UsageError
 from baker.model import Arch
 from baker.provision import add, provisioning
@@ -265,6 +266,20 @@ def test_the_result_goes_to_a_file_that_is_not_overwritten(bakery: MirrorServer,
     assert from_butane((tmp_path / "tools.bu").read_text(), "tools.bu")["storage"]["links"]
     assert flatcar_bake(*words, cwd=tmp_path).returncode == 2
     assert flatcar_bake(*words, "--force", cwd=tmp_path).returncode == 0
+
+
+def test_a_secret_can_come_from_a_file_and_is_for_its_owner_alone(bakery: MirrorServer, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("K10abc\n")
+    output = tmp_path / "server.ign"
+    words = ("k3s@v1.33.1+k3s1", "--example", "server", "--format", "ignition", "-o", str(output), "--set")
+    run(bakery, tmp_path, *words, f"token=@{secret}")
+    assert output.stat().st_mode & 0o777 == 0o600
+    root = apply(output.read_text(), tmp_path / "root", tmp_path)
+    config = root / "etc/rancher/k3s/config.yaml"
+    assert config.read_text() == 'token: "K10abc"\n' and config.stat().st_mode & 0o777 == 0o600
+    done = flatcar_bake("butane", *words, "token=@/missing", "--force")
+    assert done.returncode == 2 and "Cannot read a value from /missing: No such file" in done.stderr
 
 
 ODD = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import partial
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,7 +75,11 @@ def butane(
     ] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A value that an example needs; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A value that an example needs, or KEY=@FILE for what is in a file; may be repeated.",
+        ),
     ] = None,
     merge: Annotated[
         Path | None,
@@ -138,14 +144,18 @@ def butane(
             config = provisioning(found, update, [f"{name}-flatcar" for name in disabled], official)
             config = _with_examples(config, [item.name for item in found], example or (), given, services)
             if merge is not None:
-                config = _merged(config, merge)
+                config = _merged(config, merge, services)
     finally:
         console.close()
     text = _render(config, Format.IGNITION if json else format)
     if output is None:
         typer.echo(text, nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
+        # What examples are given may be secrets; and a file that is there keeps its mode.
+        if given and output.is_file():
+            output.unlink()
+        with open(output, "w", encoding="utf-8", opener=partial(os.open, mode=0o600 if given else 0o666)) as file:
+            file.write(text)
         typer.echo(output)
 
 
@@ -160,8 +170,18 @@ def _values(words: Iterable[str]) -> dict[str, str]:
         key, equals, value = word.partition("=")
         if not key or not equals:
             raise UsageError(f"--set wants KEY=VALUE, not {word!r}.")
-        pairs[key] = value
+        pairs[key] = _content(Path(value[1:])) if value.startswith("@") else value
     return pairs
+
+
+def _content(path: Path) -> str:
+    """The one line that a file holds."""
+    from baker.errors import UsageError
+
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read a value from {path}: {getattr(error, 'strerror', 'it is no text')}.") from error
 
 
 def _recipes_of(names: Iterable[str], known: dict[str, Recipe]) -> dict[str, Recipe]:
@@ -192,19 +212,11 @@ def _with_examples(
     return config
 
 
-def _merged(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    from baker.butane import from_butane
-    from baker.errors import UsageError
-    from baker.ignition import parse_config
+def _merged(config: dict[str, Any], path: Path, services: Services) -> dict[str, Any]:
+    from baker.ignition_tools import read_config
     from baker.provision import add
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
-    if path.suffix in (".bu", ".yaml", ".yml"):
-        return add(config, from_butane(data.decode("utf-8", "replace"), str(path)), str(path))
-    return add(config, parse_config(data, str(path)).content, str(path))
+    return add(config, read_config(path, services.console).content, str(path))
 
 
 def _render(config: dict[str, Any], format: Format) -> str:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baker.butane import Config, data_of, from_butane, texts
+from baker.butane import IGNITION_VERSION, Config, data_of, texts
+from baker.butane_reader import from_butane
 from baker.errors import UsageError
 from baker.ignition import data_url
 from baker.schema import suggest
@@ -83,6 +84,8 @@ def _read_example(name: str, table: LineTable, folder: Path) -> Example:
         if not _KEY.fullmatch(key):
             raise UsageError(f"{table.place('values')}: {key!r} cannot be the name of a value.")
     config = from_butane(_read(example.path), str(example.path))
+    if config["ignition"]["version"] != IGNITION_VERSION:
+        raise UsageError(f"{example.path}: an example is of Butane's version 1.0.0, which all releases read.")
     used = {word for text in texts(config) for word in _WORD.findall(text)}
     for word in sorted(used - set(meanings)):
         hint = suggest(word, meanings) or f"Add it to [butane.{name}.values]; a shell's variable is ${{{word}}}."
