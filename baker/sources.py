@@ -51,14 +51,15 @@ def bakery_digest(file: str, files: Mapping[str, str]) -> str:
 def config_candidates(name: str, file: str) -> list[str]:
     """The names a sysext's sysupdate config may have in a bakery, best first.
 
-    Most have NAME.conf. Some (kubernetes, k3s, rke2) publish one per minor version only: NAME-v1.30.conf.
+    Most have NAME.conf. Some (kubernetes, k3s, rke2) publish one per minor version: NAME-v1.30.conf. Where both are
+    there, a machine stays with the minor version that it was given.
     """
-    candidates = [f"{name}.conf"]
+    candidates = []
     minor = _MINOR.match(file.removeprefix(f"{name}-"))
     if minor:
         version = minor.group(2)
-        candidates += [f"{name}-{minor.group(1)}{version}.conf", f"{name}-v{version}.conf", f"{name}-{version}.conf"]
-    return list(dict.fromkeys(candidates))
+        candidates = [f"{name}-{minor.group(1)}{version}.conf", f"{name}-v{version}.conf", f"{name}-{version}.conf"]
+    return list(dict.fromkeys((*candidates, f"{name}.conf")))
 
 
 def find_config(name: str, file: str, services: Services) -> str:

@@ -22,6 +22,8 @@ from baker.releasing.index import Contents, write_index
 from baker.releasing.items import Item
 from baker.releasing.layout import Layout
 from baker.releasing.matrix import render_matrix
+from baker.services import Services, Settings
+from baker.sources import find_config
 from baker.verify import parse_sha256sums
 
 URL = "https://sysexts.example"
@@ -93,6 +95,20 @@ def test_every_minor_has_its_config(tmp_path: Path) -> None:
         "containerd-2.1.conf", "containerd.conf", "crio-v1.31.conf", "crio.conf", "kubernetes-v1.30.conf",
         "kubernetes-v1.31.conf", "kubernetes.conf", "my-own.conf", "noop.conf", "wasmtime.conf",
     ]  # fmt: skip
+
+
+def test_a_machine_stays_with_its_minor_version(tmp_path: Path) -> None:
+    for name in ("kubernetes.conf", "kubernetes-v1.31.conf", "containerd-2.1.conf", "wasmtime.conf"):
+        (tmp_path / name).touch()
+    with Services(Settings(bakery=str(tmp_path)), Recorder()) as services:
+        for name, file, config in (
+            ("kubernetes", "kubernetes-v1.31.4-x86-64.raw", "kubernetes-v1.31.conf"),
+            ("kubernetes", "kubernetes-v1.30.8-x86-64.raw", "kubernetes.conf"),
+            ("containerd", "containerd-2.1.9-arm64.raw", "containerd-2.1.conf"),
+            ("wasmtime", "wasmtime-v24.0.0-arm64.raw", "wasmtime.conf"),
+            ("docker", "docker-28.0.4-x86-64.raw", ""),
+        ):
+            assert find_config(name, file, services) == config
 
 
 def test_versions_that_sysupdate_would_put_in_the_wrong_order_are_told(tmp_path: Path) -> None:
