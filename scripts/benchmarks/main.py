@@ -22,7 +22,7 @@ from standin.http_server import FolderServer
 from baker.console import PlainConsole
 from baker.errors import BakeError
 from baker.run import find
-from benchmarks import cases, report
+from benchmarks import cases, recipes, report
 from benchmarks.fixture import prepare
 from benchmarks.measure import Case, Failed
 
@@ -38,6 +38,7 @@ _TABLES: dict[str, Callable[[cases.Bench], dict[str, Case]]] = {
     "encoders": cases.encoders,
     "backends": cases.backends,
     "together": cases.together,
+    "recipe": recipes.recipe,
 }
 _CURVES: dict[str, Callable[[cases.Bench], dict[int, Case]]] = {
     "sizes": cases.sizes,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.measure import Case
+from benchmarks.recipes import ALONE, BUILD
 
 HOW = """\
 The pipeline is `scripts/benchmarks/pipeline.sh`: curl, gpg --verify, bunzip2, losetup, mount, cp, umount, then
@@ -74,6 +75,7 @@ GOALS = (
         "On a filesystem without reflinks the cache's image and the result are two copies of the data, and the "
         "download is kept until it is verified. With reflinks (btrfs, xfs) there is one copy less.",
     ),
+    Goal("a recipe built from nothing, of mksquashfs alone on its tree", _ratio(BUILD, ALONE), 1.3),
     Goal(
         "offline backend against libguestfs (virt-customize's copy-in)", _ratio("libguestfs, 60 MB", "offline, 60 MB"),
         10, "libguestfs is not installed here or does not work.", sign="≥", unit=" ×",
