@@ -213,6 +213,25 @@ def test_a_whole_usr_in_the_archive(tmp_path: Path) -> None:
     assert "ExecStart=/usr/bin/three\nExecStop=/usr/bin/three x\n" in unit
 
 
+def test_units_and_settings_in_etc_take_effect(tmp_path: Path) -> None:
+    unit = "[Unit]\nAfter=torcx.target\n[Service]\nExecStart=/usr/bin/env true\n"
+    files: dict[str, Content] = {
+        "etc/systemd/system/e.service": unit, "etc/sysctl.d/e.conf": "x=1\n", "etc/e.conf": "y=1\n",
+        "etc/systemd/system/multi-user.target.wants/e.service": "-> ../e.service",
+        "usr/local/lib/systemd/system/l.service": unit,
+    }  # fmt: skip
+    made = converted(make_archive(tmp_path, "e", files, None), tmp_path / "out", "e")
+    assert sorted(tree(made.tree)) == [
+        "usr/lib/sysctl.d/e.conf", "usr/lib/systemd/system/e.service",
+        "usr/lib/systemd/system/multi-user.target.d/10-e-service.conf",
+        "usr/lib/systemd/system/multi-user.target.wants/e.service", "usr/lib/tmpfiles.d/e-etc.conf",
+        "usr/local/lib/systemd/system/l.service", "usr/share/e/etc/e.conf",
+    ]  # fmt: skip
+    for folder in ("usr/lib", "usr/local/lib"):
+        for file in (made.tree / folder / "systemd/system").glob("*.service"):
+            assert "torcx" not in file.read_text()
+
+
 def test_two_files_for_one_place(tmp_path: Path) -> None:
     files: dict[str, Content] = {"bin/same": b"1", "sbin/same": b"1", "bin/x": b"1", "usr/sbin/x": b"2"}
     with pytest.raises(ImageError, match="two files that would be /usr/bin/x"):

@@ -90,7 +90,7 @@ def _checked(folder: Path, force: bool) -> Path:
         return folder
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder.", "Give another one.")
-    precious = [Path.cwd(), Path.home(), Path("/")]
+    precious = [Path.cwd(), Path(os.path.expanduser("~")), Path("/")]  # a user may have no home
     if folder.is_mount() or any(path.is_relative_to(folder) for path in precious):
         raise UsageError(f"{folder} cannot be replaced by a root filesystem.", "Give a folder of its own.")
     if any(folder.iterdir()) and not force:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from baker.torcx.manifest import KINDS, MANIFEST
 _BELOW_USR = ("bin", "lib", "lib32", "lib64", "libexec", "share", "include")
 _NOWHERE = ("var", "run", "home", "root", "tmp", "boot", "dev", "proc", "sys", "mnt", "media", "srv")
 _OWN = ".torcx"
+_SAME_IN_LIB = re.compile(
+    r"/etc(/systemd/(?:system|network)|/(?:tmpfiles|sysusers|sysctl|modules-load|modprobe)\.d|/udev/rules\.d)(?=/|$)"
+)
+"""Folders of /etc whose files mean the same below /usr/lib."""
 
 
 class Layout:
@@ -71,6 +76,8 @@ class Layout:
         top, rest = parts[0], parts[1:]
         if top == _OWN or top in _NOWHERE:
             return ""
+        if _SAME_IN_LIB.match(path):
+            return f"/usr/lib{path.removeprefix('/etc')}"
         if top == "usr" and rest[:1] == ["sbin"]:
             return "/".join(["/usr/bin", *rest[1:]])
         if top in ("usr", "opt"):
