@@ -92,6 +92,10 @@ def _contents(
             )
         )  # fmt: skip
     disks = {item.vendor.image for item in plan.vendors}
+    holders = {
+        item.vendor.diskless.oem if item.vendor.diskless and item.vendor.diskless.split else item.vendor.image
+        for item in plan.vendors
+    }
     for output in outputs:
         part, is_disk = _id("output", output.path.name), output.path.name in disks
         purpose = "OPERATING-SYSTEM" if is_disk else "FILE"
@@ -99,6 +103,7 @@ def _contents(
         relations.append(_relation(_DOCUMENT, "DESCRIBES", part))
         if is_disk:
             relations.append(_relation(part, "GENERATED_FROM", _RELEASE))
+        if output.path.name in holders:
             relations += [_relation(part, "CONTAINS", _id("sysext", record["name"])) for record in sysexts]
             relations += [_relation(part, "CONTAINS", _id("added", name)) for name, _ in added]
     return {"packages": packages, "relationships": relations}

@@ -94,23 +94,28 @@ def test_an_archive_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
 # Files added to a squashfs
 
 
-def make_usr(folder: Path, *options: str) -> Path:
-    """A squashfs with what Flatcar's /usr has of everything: many files, owners, attributes, a built-in sysext."""
-    tree = folder / "tree"
-    if not tree.exists():
-        (tree / "share/flatcar/etc/extensions").mkdir(parents=True)
-        (tree / "share/flatcar/sysext").mkdir()
-        (tree / "share/flatcar/etc/extensions/docker-flatcar.raw").symlink_to("/usr/share/flatcar/sysext/docker.raw")
-        (tree / "share/many").mkdir()
-        for number in range(1500):
-            (tree / f"share/many/{number}").write_bytes(noise(number, number))
-        (tree / "big").write_bytes(noise(500_000))
-        (tree / "hard").hardlink_to(tree / "big")
-        (tree / "setuid").touch(0o644)
-        (tree / "setuid").chmod(0o4755)
-        os.setxattr(tree / "big", "user.note", b"kept")
-        tool("chown", "0:42", tree / "share/many/7")
-    image = folder / f"usr-{len(list(folder.iterdir()))}.squashfs"
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Flatcar's /usr has of everything: many files, owners, attributes, a built-in sysext."""
+    tree = tmp_path_factory.mktemp("usr")
+    (tree / "share/flatcar/etc/extensions").mkdir(parents=True)
+    (tree / "share/flatcar/sysext").mkdir()
+    (tree / "share/flatcar/etc/extensions/docker-flatcar.raw").symlink_to("/usr/share/flatcar/sysext/docker.raw")
+    (tree / "share/many").mkdir()
+    for number in range(1500):
+        (tree / f"share/many/{number}").write_bytes(noise(number, number))
+    (tree / "big").write_bytes(noise(500_000))
+    (tree / "hard").hardlink_to(tree / "big")
+    (tree / "setuid").touch(0o644)
+    (tree / "setuid").chmod(0o4755)
+    os.setxattr(tree / "big", "user.note", b"kept")
+    os.chown(tree / "share/many/7", 0, 42)
+    return tree
+
+
+def make_usr(tree: Path, folder: Path, *options: str) -> Path:
+    """A squashfs of the tree."""
+    image = folder / "before.squashfs"
     tool("mksquashfs", tree, image, "-quiet", "-no-progress", *options)
     return image
 
@@ -150,8 +155,8 @@ def digests(folder: Path) -> dict[str, str]:
     ],
     ids=" ".join,
 )
-def test_everything_that_is_there_stays_as_it_is(options: list[str], tmp_path: Path) -> None:
-    before, after = make_usr(tmp_path, *options), tmp_path / "after.squashfs"
+def test_everything_that_is_there_stays_as_it_is(options: list[str], tree: Path, tmp_path: Path) -> None:
+    before, after = make_usr(tree, tmp_path, *options), tmp_path / "after.squashfs"
     added = additions(tmp_path)
     squashfs.add_files(before, after, added, EPOCH)
     check_usr(before, after, added)
@@ -181,8 +186,12 @@ def test_everything_that_is_there_stays_as_it_is(options: list[str], tmp_path: P
     tool("mksquashfs", tmp_path / "more", after, "-quiet", "-no-progress", "-no-recovery")
 
 
-def test_the_kernel_reads_the_result(tmp_path: Path) -> None:
-    before, after, mounted = make_usr(tmp_path, "-comp", "zstd"), tmp_path / "after.squashfs", tmp_path / "mounted"
+def test_the_kernel_reads_the_result(tree: Path, tmp_path: Path) -> None:
+    before, after, mounted = (
+        make_usr(tree, tmp_path, "-comp", "zstd"),
+        tmp_path / "after.squashfs",
+        tmp_path / "mounted",
+    )
     squashfs.add_files(before, after, additions(tmp_path), EPOCH)
     mounted.mkdir()
     tool("mount", "-o", "loop,ro", after, mounted)
@@ -198,8 +207,8 @@ def test_the_kernel_reads_the_result(tmp_path: Path) -> None:
         tool("umount", mounted)
 
 
-def test_equal_additions_give_equal_bytes(tmp_path: Path) -> None:
-    before, added = make_usr(tmp_path, "-comp", "zstd"), additions(tmp_path)
+def test_equal_additions_give_equal_bytes(tree: Path, tmp_path: Path) -> None:
+    before, added = make_usr(tree, tmp_path, "-comp", "zstd"), additions(tmp_path)
     for name, files in (("one", added), ("two", list(reversed(added)))):
         squashfs.add_files(before, tmp_path / name, files, EPOCH)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -214,8 +223,8 @@ def test_equal_additions_give_equal_bytes(tmp_path: Path) -> None:
         ("/share/flatcar/etc/extensions/docker-flatcar.raw/x", "a folder on the way to it is none"),
     ],
 )
-def test_what_is_there_is_not_replaced(path: str, said: str, tmp_path: Path) -> None:
-    before = make_usr(tmp_path, "-comp", "gzip")
+def test_what_is_there_is_not_replaced(path: str, said: str, tree: Path, tmp_path: Path) -> None:
+    before = make_usr(tree, tmp_path, "-comp", "gzip")
     with pytest.raises(ImageError, match=said):
         squashfs.add_files(before, tmp_path / "after", [Injection(path, content=b"new")], EPOCH)
 
@@ -242,8 +251,8 @@ def test_a_damaged_squashfs_is_an_image_error_and_nothing_else(tmp_path: Path) -
     assert refused > 50
 
 
-def test_a_result_that_differs_elsewhere_is_refused(tmp_path: Path) -> None:
-    before = make_usr(tmp_path, "-comp", "gzip")
+def test_a_result_that_differs_elsewhere_is_refused(tree: Path, tmp_path: Path) -> None:
+    before = make_usr(tree, tmp_path, "-comp", "gzip")
     added = additions(tmp_path)
     after = tmp_path / "after"
     squashfs.add_files(before, after, added, EPOCH)

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 from cli import flatcar_bake, release_environment
 from diskless import CPIO, CURRENT, ISO, KERNEL, OEM, Baked, bake, sysexts
@@ -25,6 +26,7 @@ from baker.diskless import cpio
 from baker.model import Arch, Channel, Injection, Release
 
 NOBODY = 65534
+SCHEMA = json.loads((Path(__file__).parent.parent / "docs/bake-manifest.schema.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,7 @@ def test_the_record_says_where_the_sysexts_are(by_oem: Baked, by_usr: Baked) -> 
         assert wasmtime["sysupdate_config"] == ""
         assert {item["kind"] for item in manifest["inputs"]} == {"kernel", "cpio", "sysext"}
         assert all(item["signer"] for item in manifest["inputs"] if item["kind"] != "sysext")
+        jsonschema.validate(manifest, SCHEMA)
         checked = flatcar_bake("verify", baked.folder)
         assert checked.returncode == 0, checked.stderr
     assert "pxe: machines need about 640 MiB of memory" in by_oem.said
@@ -184,6 +187,12 @@ def test_the_extensions_can_stay_in_a_file_of_their_own(by_oem: Baked, tmp_path:
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
     assert (out / CPIO).read_bytes() == (by_oem.release / CURRENT / CPIO).read_bytes()
+    sbom = json.loads((out / "bake-sbom.spdx.json").read_text())
+    names = {package["SPDXID"]: package["name"] for package in sbom["packages"]}
+    holders = {
+        names[item["spdxElementId"]] for item in sbom["relationships"] if item["relationshipType"] == "CONTAINS"
+    }
+    assert holders == {OEM}
     script = (out / "flatcar_production_pxe.ipxe").read_text()
     args = "console=tty0 console=ttyS1,57600n8 flatcar.first_boot=1 ignition.config.url=http://x/y"
     assert f"kernel {KERNEL} initrd={CPIO} initrd={OEM} {args}\n" in script
@@ -269,6 +278,14 @@ def test_sysexts_that_do_not_fit_into_memory_are_refused(by_oem: Baked, tmp_path
     assert done.returncode == 2
     assert "MiB of memory to start, more than the 600 MiB of --ram" in done.stderr
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_fetch_brings_in_what_a_bake_needs(tiny: tuple[dict[str, str], Path], tmp_path: Path) -> None:
+    env = tiny[0] | {"FLATCAR_BAKE_CACHE_DIR": str(tmp_path)}
+    done = flatcar_bake("fetch", "--release", "4628.0.0", "--vendor", "pxe,iso", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    for name in (KERNEL, CPIO):
+        assert name in done.stdout
 
 
 def test_a_cpio_of_another_release_is_refused(tiny: tuple[dict[str, str], Path], tmp_path: Path) -> None:

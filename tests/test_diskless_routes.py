@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from baker.config import load
 from baker.diskless.options import parse_ram, parse_serial
 from baker.diskless.routes import check_memory, choose_route, memory_needed
 from baker.diskless.texts import kernel_arguments
@@ -84,6 +87,16 @@ def test_amounts_of_memory_are_understood(word: str | None, mib: int) -> None:
 def test_other_words_are_no_amount_of_memory(word: str) -> None:
     with pytest.raises(UsageError, match="no amount of memory"):
         parse_ram(word)
+
+
+def test_a_bake_toml_says_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "bake.toml"
+    path.write_text('pxe_route = "usr"\npxe_split = true\nram = "4G"\nserial = "ttyS1"\n')
+    file = load(path)
+    assert (file.pxe_route, file.pxe_split, file.ram, file.serial) == ("usr", True, "4G", "ttyS1")
+    path.write_text('pxe_route = "rom"\n')
+    with pytest.raises(UsageError, match="pxe_route must be one of auto, oem, usr"):
+        load(path)
 
 
 def test_a_serial_console_takes_the_place_of_the_vendors() -> None:

@@ -1,9 +1,8 @@
-"""The stand-in release boots as Flatcar does: UEFI, BIOS and PXE, GRUB and the OEM's settings, Ignition, sysexts."""
+"""The stand-in release boots as Flatcar does: UEFI and BIOS, GRUB and the OEM's settings, Ignition, sysexts."""
 
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import re
 import subprocess
@@ -126,24 +125,3 @@ def test_generic_image_boots_with_bios_from_an_ide_disk(stand_in_new: Path, tmp_
     assert "failed units: ." in said
     assert "argument ." in said, "a generic image has no OEM"
     assert "root (automatic login)" not in said
-
-
-def test_pxe_boot_takes_oem_from_an_appended_cpio(stand_in: Path, tmp_path: Path) -> None:
-    oem = tmp_path / "cpio/usr/share/oem"
-    (oem / "base").mkdir(parents=True)
-    sysext = next((stand_in / "extensions").glob("hello-*-x86-64.raw"))
-    (oem / "hello.raw").write_bytes(sysext.read_bytes())
-    (oem / "base/base.ign").write_bytes(ignition({"/etc/extensions/hello.raw": "/oem/hello.raw"}))
-    names = "\n".join(str(path.relative_to(tmp_path / "cpio")) for path in sorted((tmp_path / "cpio").rglob("*")))
-    appended = run(["cpio", "-o", "-H", "newc", "--quiet"], input=names.encode(), cwd=tmp_path / "cpio").stdout
-    published = stand_in / CURRENT / "flatcar_production_pxe_image.cpio.gz"
-    initrd = tmp_path / "initrd.gz"
-    initrd.write_bytes(published.read_bytes() + gzip.compress(appended))
-
-    said = boot(
-        tmp_path, "-machine", "q35", "-kernel", stand_in / CURRENT / "flatcar_production_pxe.vmlinuz",
-        "-initrd", initrd, "-append", "console=ttyS0 flatcar.first_boot=1",
-    )  # fmt: skip
-    assert "written by Ignition." in said
-    assert "hello active." in said
-    assert "failed units: ." in said

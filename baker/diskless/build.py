@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ from baker.diskless.content import Content, check_usr
 from baker.diskless.routes import check_memory, memory_needed
 from baker.diskless.texts import MENU, LiveFacts, kernel_arguments
 from baker.erofs import Damaged
-from baker.errors import VerificationError
+from baker.errors import ImageError, VerificationError
 from baker.job import Job
 from baker.model import Artifact, Injection
 from baker.readers import Squashfs
@@ -128,6 +129,8 @@ class _Maker:
         target.parent.mkdir()
         with self._job.console.step(f"{self._vendor.name}: pack the extensions"), target.open("wb") as file:
             cpio.pack(file, added.oem, self._job.plan.epoch)
+            file.flush()
+            cpio.check(target, added.oem)
         return [self._live.cpio.path, target]
 
     def _with_usr(self, files: Sequence[Injection]) -> Path:
@@ -153,9 +156,22 @@ class _Maker:
                 for more in initrds[1:]:
                     with more.open("rb") as source:
                         shutil.copyfileobj(source, target, 1 << 20)
+        if self._route == "oem":
+            self._check_official(image)
         facts = self._facts([path.name for path in loaded], needed)
         made = [self._artifact(path, "cpio") for path in loaded]
         return [*made, self._artifact(kernel, "kernel"), *self._texts(facts)]
+
+    def _check_official(self, image: Path) -> None:
+        """The file must begin with the release's cpio as it was signed."""
+        official, digest = self._live.cpio, sha256()
+        with image.open("rb") as file:
+            left = official.size
+            while left and (data := file.read(min(left, 1 << 20))):
+                digest.update(data)
+                left -= len(data)
+        if digest.hexdigest() != official.sha256:
+            raise ImageError(f"{image.name} does not begin with {official.name} as it was signed.")
 
     def _iso(self, initrds: Sequence[Path], needed: int) -> list[Artifact]:
         image, plan = self._folder / self._vendor.image, self._job.plan

@@ -6,6 +6,7 @@ Formats: Documentation/driver-api/early-userspace/buffer-format.rst of Linux, RF
 from __future__ import annotations
 
 import gzip
+import hashlib
 import stat
 import struct
 import zlib
@@ -17,6 +18,7 @@ from typing import IO
 from baker import stopping
 from baker.errors import ImageError
 from baker.model import Injection
+from baker.sparse import file_sha256
 
 _MAGIC = b"070701"
 _HEADER = 110
@@ -140,6 +142,26 @@ def extract(source: Path, name: str, target: Path) -> None:
                 member.copy(file.write)
                 return
     raise ImageError(f"{source.name} has no {name}.")
+
+
+def check(source: Path, files: Iterable[Injection]) -> None:
+    """Read back an archive that `pack` wrote; ImageError unless every file is in it with its content."""
+    wanted = {item.path.lstrip("/"): item for item in files}
+    with _opened(source) as stream:
+        for member in _members(stream, lambda data: None):
+            digest = hashlib.sha256()
+            member.copy(digest.update)
+            item = wanted.pop(member.name, None)
+            if item is not None and digest.hexdigest() != _sha256(item):
+                raise ImageError(f"{member.name} in {source.name} does not have the content that was written.")
+    if wanted:
+        raise ImageError(f"{min(wanted)} is missing in {source.name}.")
+
+
+def _sha256(item: Injection) -> str:
+    if item.source is not None:
+        return file_sha256(item.source)
+    return hashlib.sha256(item.symlink.encode() if item.symlink is not None else item.content or b"").hexdigest()
 
 
 def replace(source: Path, name: str, content: Path, target: IO[bytes]) -> None:

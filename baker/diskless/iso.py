@@ -13,8 +13,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from baker.errors import EnvironmentFault
-from baker.run import find, need, run
+from baker.errors import EnvironmentFault, ImageError
+from baker.run import need, run
+from baker.sparse import file_sha256
 
 _GRUB = Path("/usr/lib/grub")
 _HYBRID = _GRUB / "i386-pc/boot_hybrid.img"
@@ -37,11 +38,6 @@ def check_tools() -> None:
                 f"GRUB's {file.parent.name} files are not installed, which an ISO boots with.",
                 f"Install them, on Debian: apt-get install {package}.",
             )
-
-
-def available() -> bool:
-    """Whether this machine can write an ISO."""
-    return all(map(find, _TOOLS)) and _HYBRID.is_file()
 
 
 def volume_label(version: str) -> str:
@@ -79,6 +75,18 @@ def write_iso(
         "-eltorito-alt-boot", "-e", "--interval:appended_partition_2:all::", "-no-emul-boot",
         *grafts,
     ], env={"SOURCE_DATE_EPOCH": str(epoch)})  # fmt: skip
+    _check(target, files, work)
+
+
+def _check(image: Path, files: Mapping[str, Path], work: Path) -> None:
+    """Read the files back; ImageError when one is not what was put in."""
+    copy = work / "read-back"
+    for name, source in files.items():
+        run(["xorriso", "-no_rc", "-osirrox", "on", "-indev", image, "-extract_single", f"/{name}", copy])
+        if file_sha256(copy) != file_sha256(source):
+            raise ImageError(f"{name} in {image.name} does not have the content that was written.")
+        copy.chmod(0o600)
+        copy.unlink()
 
 
 def _mkimage(format: str, target: Path, early: Path, modules: tuple[str, ...]) -> None:

@@ -3,41 +3,46 @@
 mksquashfs appends to the root folder only, and an unpacked tree packed anew loses owners without root. So this adds
 folders' new entries itself: data and tables of the image are kept as they are, new data goes behind the old, and at
 the end of the inode and directory tables follow the new files and new versions of the folders on the way to them.
-What is added is stored uncompressed: sysexts are compressed already. Format: Documentation/filesystems/squashfs.rst
-and fs/squashfs/squashfs_fs.h of Linux.
+What is added is stored uncompressed: sysexts are compressed already.
 """
 
 from __future__ import annotations
 
 import lzma
-import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
+from baker.diskless.squashfs_format import (
+    MAGIC,
+    MAX_TABLE,
+    METADATA,
+    SUPER,
+    Entry,
+    Super,
+    Table,
+    copy,
+    metadata,
+    pack_listing,
+    parse,
+    seek,
+    starts,
+    unpacker,
+)
 from baker.errors import ImageError
 from baker.model import Injection
-from baker.run import run
 
-_MAGIC = b"hsqs"
-_SUPER = struct.Struct("<4sIIIIHHHHHHQQQQQQQQ")
-_METADATA = 8192  # bytes of a metadata block before compression
-_PLAIN = 0x8000  # in a metadata block's header: it is stored as it is
-_PLAIN_DATA = 1 << 24  # the same for a block of a file
+_PLAIN_DATA = 1 << 24  # in the size of a file's block: it is stored as it is
 _NONE = 0xFFFFFFFF
 _NO_TABLE = 0xFFFFFFFFFFFFFFFF
 _HEAD = struct.Struct("<HHHHII")  # of every inode: type, mode, uid, gid, time, number
 _DIR, _FILE, _LINK, _BIG_DIR, _BIG_FILE = 1, 2, 3, 8, 9
 _DIR_BODY, _BIG_DIR_BODY = struct.Struct("<IIHHI"), struct.Struct("<IIIIHHI")
 _FILE_BODY, _LINK_BODY = struct.Struct("<QQQIIII"), struct.Struct("<II")
-_RUN, _ENTRY = struct.Struct("<III"), struct.Struct("<HhHH")
-_RUN_ENTRIES = 256
-_MAX_TABLE = 256 << 20  # no honest image has tables near this
-_CHUNK = 1 << 20
 
 
 def add_files(source: Path, target: Path, files: Sequence[Injection], epoch: int) -> None:
@@ -54,45 +59,6 @@ def add_files(source: Path, target: Path, files: Sequence[Injection], epoch: int
 
 
 @dataclass
-class _Super:
-    """The superblock's fields, in their order."""
-
-    magic: bytes
-    inodes: int
-    time: int
-    block_size: int
-    fragments: int
-    compression: int
-    block_log: int
-    flags: int
-    ids: int
-    major: int
-    minor: int
-    root: int
-    used: int
-    id_table: int
-    xattr_table: int
-    inode_table: int
-    directory_table: int
-    fragment_table: int
-    export_table: int
-
-    def pack(self) -> bytes:
-        return _SUPER.pack(*self.__dict__.values())
-
-
-@dataclass
-class _Entry:
-    """One name in a folder: where its inode is (block in the inode table, offset in it), its number and basic type."""
-
-    name: bytes
-    block: int
-    offset: int
-    number: int
-    type: int
-
-
-@dataclass
 class _Folder:
     """A folder that gets a new version."""
 
@@ -104,93 +70,8 @@ class _Folder:
     time: int = 0
     links: int = 2
     xattr: int = _NONE
-    entries: dict[bytes, _Entry] = field(default_factory=dict)
+    entries: dict[bytes, Entry] = field(default_factory=dict)
     folders: dict[bytes, _Folder] = field(default_factory=dict)
-
-
-class _Table:
-    """A table of metadata blocks at `start`, to read from and to add to; ends at `end`."""
-
-    def __init__(self, file: IO[bytes], start: int, end: int, unpack: Callable[[bytes], bytes]) -> None:
-        if not 0 < end - start <= _MAX_TABLE:
-            raise ValueError("a table has no sensible size")
-        _seek(file, start)
-        self.raw = file.read(end - start)
-        self._unpack = unpack
-        self._known: dict[int, tuple[bytes, int]] = {}
-        self._added = bytearray()
-        position = self._last = 0
-        while position < len(self.raw):
-            self._last, position = position, position + 2 + self._stored(position)
-        if position != len(self.raw):
-            raise ValueError("a table does not end where the next one begins")
-        # A block that is not full has to be filled up: readers take all but the last one to be full.
-        content, _ = self._block(self._last)
-        self._keep = content if len(content) < _METADATA else b""
-        self._base = self._last if self._keep else len(self.raw)
-
-    def _stored(self, position: int) -> int:
-        size = int.from_bytes(self.raw[position : position + 2], "little") & ~_PLAIN
-        return size or _PLAIN
-
-    def _block(self, position: int) -> tuple[bytes, int]:
-        """A block's content and where the next one begins."""
-        if position not in self._known:
-            size = self._stored(position)
-            data = self.raw[position + 2 : position + 2 + size]
-            plain = self.raw[position + 1] & (_PLAIN >> 8)
-            content = data if plain else self._unpack(data)
-            if len(data) != size or len(content) > _METADATA:
-                raise ValueError("a metadata block is cut short or too long")
-            self._known[position] = content, position + 2 + size
-        return self._known[position]
-
-    def read(self, block: int, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` in the block that begins at `block`."""
-        found = bytearray()
-        while len(found) < size:
-            content, following = self._block(block)
-            found += content[offset : offset + size - len(found)]
-            if not content[offset:]:
-                raise ValueError("a reference leads out of a table")
-            block, offset = following, 0
-        return bytes(found)
-
-    def everything(self) -> bytes:
-        """All content, decompressed."""
-        content, position = bytearray(), 0
-        while position < len(self.raw):
-            data, position = self._block(position)
-            content += data
-        return bytes(content)
-
-    def add(self, data: bytes) -> tuple[int, int]:
-        """Add data at the end; returns its (block, offset)."""
-        position = len(self._keep) + len(self._added)
-        self._added += data
-        number, offset = divmod(position, _METADATA)
-        return self._base + number * (2 + _METADATA), offset
-
-    def packed(self) -> bytes:
-        """The table as it is to be written."""
-        return self.raw[: self._base] + metadata(self._keep + bytes(self._added))
-
-
-def metadata(content: bytes) -> bytes:
-    """Content as metadata blocks that are stored as they are."""
-    chunks = (content[start : start + _METADATA] for start in range(0, len(content), _METADATA))
-    return b"".join(struct.pack("<H", len(chunk) | _PLAIN) + chunk for chunk in chunks)
-
-
-def _unpacker(compression: int) -> Callable[[bytes], bytes]:
-    """What decompresses metadata blocks; numbers of squashfs_fs.h."""
-    if compression == 1:
-        return zlib.decompress
-    if compression == 4:
-        return lzma.decompress
-    if compression == 6:
-        return lambda data: run(["zstd", "--decompress", "--stdout", "--quiet"], input=data).stdout
-    raise ImageError(f"The squashfs uses the compressor number {compression}, which flatcar-bake cannot read.")
 
 
 class _Writer:
@@ -198,10 +79,10 @@ class _Writer:
 
     def __init__(self, old: IO[bytes], new: IO[bytes], epoch: int) -> None:
         self._old, self._new, self._time = old, new, epoch
-        self._super = head = _Super(*_SUPER.unpack(old.read(_SUPER.size)))
-        if head.magic != _MAGIC or head.major != 4 or head.block_size != 1 << head.block_log:
+        self._super = head = Super(*SUPER.unpack(old.read(SUPER.size)))
+        if head.magic != MAGIC or head.major != 4 or head.block_size != 1 << head.block_log:
             raise ValueError("its superblock is not of squashfs 4")
-        unpack = _unpacker(head.compression)
+        unpack = unpacker(head.compression)
         self._exports = head.export_table != _NO_TABLE
         self._pointers = {
             "fragment": self._index(head.fragment_table, head.fragments * 16) if head.fragments else (),
@@ -209,28 +90,28 @@ class _Writer:
             "id": self._index(head.id_table, head.ids * 4),
         }
         behind = min(pointers[0] for pointers in self._pointers.values() if pointers)
-        self._inodes = _Table(old, head.inode_table, head.directory_table, unpack)
-        self._folders = _Table(old, head.directory_table, behind, unpack)
-        ids = _Table(old, self._pointers["id"][0], head.id_table, unpack).everything()
+        self._inodes = Table(old, head.inode_table, head.directory_table, unpack)
+        self._folders = Table(old, head.directory_table, behind, unpack)
+        ids = Table(old, self._pointers["id"][0], head.id_table, unpack).everything()
         self._root_id = struct.unpack(f"<{head.ids}I", ids).index(0)
         self._export: list[int] = []
         if self._exports:
-            table = _Table(old, self._pointers["export"][0], head.export_table, unpack).everything()
+            table = Table(old, self._pointers["export"][0], head.export_table, unpack).everything()
             self._export = list(struct.unpack(f"<{head.inodes}Q", table))
         self._data_end = head.inode_table
 
     def _index(self, start: int, size: int) -> tuple[int, ...]:
         """The positions of a table's metadata blocks, kept in an array at `start`."""
-        count = -(-size // _METADATA)
-        if not 0 < size <= _MAX_TABLE:
+        count = -(-size // METADATA)
+        if not 0 < size <= MAX_TABLE:
             raise ValueError("a table has no sensible size")
-        _seek(self._old, start)
+        seek(self._old, start)
         return struct.unpack(f"<{count}Q", self._old.read(8 * count))
 
     def add(self, files: Iterable[Injection]) -> None:
         """Copy the image and add the files."""
         self._old.seek(0)
-        _copy(self._old, self._new, self._super.inode_table)
+        copy(self._old, self._new, self._super.inode_table)
         root = self._read_folder(self._super.root >> 16, self._super.root & 0xFFFF)
         for item in sorted(files, key=lambda item: item.path):
             self._add(root, item)
@@ -281,10 +162,10 @@ class _Writer:
         folder = _Folder(number, parent, mode, uid, gid, time, links, xattr)
         # The length counts `.` and `..` with three bytes that are not there.
         listing = self._folders.read(start, where, length - 3) if length > 3 else b""
-        folder.entries = {entry.name: entry for entry in _parse(listing)}
+        folder.entries = {entry.name: entry for entry in parse(listing)}
         return folder
 
-    def _write_file(self, name: bytes, item: Injection) -> _Entry:
+    def _write_file(self, name: bytes, item: Injection) -> Entry:
         number = self._new_number()
         if item.symlink is not None:
             text = item.symlink.encode()
@@ -315,10 +196,10 @@ class _Writer:
         self._data_end += length
         return start, sizes, length
 
-    def _write_folder(self, name: bytes, folder: _Folder) -> _Entry:
+    def _write_folder(self, name: bytes, folder: _Folder) -> Entry:
         for inner, child in folder.folders.items():
             folder.entries[inner] = self._write_folder(inner, child)
-        listing = _listing(folder.entries.values())
+        listing = pack_listing(folder.entries.values())
         start, offset = self._folders.add(listing)
         length = len(listing) + 3
         small = length <= 0xFFFF and folder.xattr == _NONE
@@ -330,11 +211,11 @@ class _Writer:
         )
         return self._place(name, folder.number, _DIR, head + body)
 
-    def _place(self, name: bytes, number: int, kind: int, inode: bytes) -> _Entry:
+    def _place(self, name: bytes, number: int, kind: int, inode: bytes) -> Entry:
         block, offset = self._inodes.add(inode)
         if self._exports:
             self._export[number - 1] = block << 16 | offset
-        return _Entry(name, block, offset, number, kind)
+        return Entry(name, block, offset, number, kind)
 
     def _finish(self, root: int) -> None:
         """Write the tables in the order that the kernel checks them in, then the superblock."""
@@ -350,7 +231,7 @@ class _Writer:
             blocks = metadata(struct.pack(f"<{len(self._export)}Q", *self._export))
             self._new.write(blocks)
             head.export_table = self._new.tell()
-            self._new.write(struct.pack("<Q", start) if len(blocks) <= _METADATA + 2 else _starts(start, blocks))
+            self._new.write(starts(start, blocks))
         head.id_table = self._move("id", old.id_table)
         if old.xattr_table != _NO_TABLE:
             head.xattr_table = self._move_xattrs(old.xattr_table)
@@ -365,78 +246,21 @@ class _Writer:
         """Copy a table and its array of positions; returns where the array is now."""
         pointers = self._pointers[name]
         shift = self._new.tell() - pointers[0]
-        _seek(self._old, pointers[0])
-        _copy(self._old, self._new, start - pointers[0])
+        seek(self._old, pointers[0])
+        copy(self._old, self._new, start - pointers[0])
         here = self._new.tell()
         self._new.write(struct.pack(f"<{len(pointers)}Q", *(pointer + shift for pointer in pointers)))
         return here
 
     def _move_xattrs(self, start: int) -> int:
         """The same for extended attributes: keys and values, then a table that leads to them."""
-        _seek(self._old, start)
+        seek(self._old, start)
         first, count, unused = struct.unpack("<QII", self._old.read(16))
         pointers = self._index(start + 16, count * 16)
         shift = self._new.tell() - first
-        _seek(self._old, first)
-        _copy(self._old, self._new, start - first)
+        seek(self._old, first)
+        copy(self._old, self._new, start - first)
         here = self._new.tell()
         moved = (pointer + shift for pointer in pointers)
         self._new.write(struct.pack(f"<QII{len(pointers)}Q", first + shift, count, unused, *moved))
         return here
-
-
-def _starts(start: int, blocks: bytes) -> bytes:
-    """The positions of plain metadata blocks that begin at `start`."""
-    return b"".join(struct.pack("<Q", start + at) for at in range(0, len(blocks), _METADATA + 2))
-
-
-def _parse(listing: bytes) -> Iterable[_Entry]:
-    """The entries of a folder."""
-    position = 0
-    while position < len(listing):
-        count, block, base = _RUN.unpack_from(listing, position)
-        position += _RUN.size
-        if count >= _RUN_ENTRIES:
-            raise ValueError("a folder's listing is wrong")
-        for _ in range(count + 1):
-            offset, delta, kind, size = _ENTRY.unpack_from(listing, position)
-            position += _ENTRY.size
-            yield _Entry(listing[position : position + size + 1], block, offset, base + delta, kind)
-            position += size + 1
-
-
-def _listing(entries: Iterable[_Entry]) -> bytes:
-    """A folder's listing: sorted by name, in runs whose inodes lie in one block and have numbers near each other."""
-    listing = bytearray()
-    run_: list[_Entry] = []
-
-    def close() -> None:
-        if run_:
-            listing.extend(_RUN.pack(len(run_) - 1, run_[0].block, run_[0].number))
-            for entry in run_:
-                delta = entry.number - run_[0].number
-                listing.extend(_ENTRY.pack(entry.offset, delta, entry.type, len(entry.name) - 1) + entry.name)
-            run_.clear()
-
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        near = run_ and entry.block == run_[0].block and abs(entry.number - run_[0].number) < 0x7FFF
-        if not near or len(run_) == _RUN_ENTRIES:
-            close()
-        run_.append(entry)
-    close()
-    return bytes(listing)
-
-
-def _seek(file: IO[bytes], position: int) -> None:
-    if position > os.fstat(file.fileno()).st_size:
-        raise ValueError("a reference leads out of the image")
-    file.seek(position)
-
-
-def _copy(old: IO[bytes], new: IO[bytes], size: int) -> None:
-    while size:
-        data = old.read(min(size, _CHUNK))
-        if not data:
-            raise EOFError("it is cut short")
-        new.write(data)
-        size -= len(data)

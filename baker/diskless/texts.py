@@ -13,7 +13,7 @@ from baker.vendor import Diskless, ExtraFile, Vendor
 
 MENU = "iso.grub.j2"
 _HOW = {
-    "oem": "The release's cpio is as it was signed; the extensions are in a second one, which is copied to /oem.",
+    "oem": "The release's cpio is as it was signed; the extensions are in a second one behind it, copied to /oem.",
     "usr": "The extensions are in /usr itself, where the release's own are; the cpio is not the signed one any more.",
 }
 
