@@ -9,6 +9,7 @@ import os
 import socket
 from pathlib import Path
 
+import fsspec
 import pytest
 from cli import flatcar_bake
 from mirrors import Recorder
@@ -22,7 +23,7 @@ from baker.fleet.answers import error_words, read_answer
 from baker.fleet.engine import scheduler_address
 from baker.fleet.holes import read_packed, write_packed
 from baker.fleet.inputs import Input, target
-from baker.fleet.storage import Storage
+from baker.fleet.storage import SCHEMES, Storage
 from baker.fleet.tasks import read_order
 from baker.lock import Lock, LockedFile, LockedSysext, LockedVendor
 from baker.model import Arch, Channel, InstallTarget, Release
@@ -198,6 +199,11 @@ def test_addresses() -> None:
         Storage("ftp://host/x")
     with pytest.raises(UsageError, match="user name or password"):
         Storage("s3://key:secret@bucket/x")
+
+
+@pytest.mark.parametrize(("scheme", "package"), [item for item in SCHEMES.items() if item[1]])
+def test_the_package_that_a_hint_names_reaches_that_storage(scheme: str, package: str) -> None:
+    assert fsspec.get_filesystem_class(scheme).__module__.split(".")[0] == package
 
 
 def test_no_scheduler_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
