@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli import flatcar_bake
 from engines import docker_daemon, registry
 from oci_images import (
     Entry,
@@ -28,6 +30,7 @@ from oci_images import (
     write_index,
     zstd,
 )
+from packs import AS_NOBODY, NOBODY
 from programs import debian
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +113,7 @@ def test_every_engine_gives_the_same_tree(tmp_path: Path) -> None:
             push(arches, f"{host}/mine/arches:1", "--all")
             _same_tree(tmp_path, f"{host}/mine/rich:1", by_umoci(rich, "upper", tmp_path / "judge"), env)
             _by_digest_and_arch(tmp_path, host, str(both["digest"]), env)
+            _as_an_ordinary_user(f"{host}/mine/arches:1", env)
             _same_after_a_command(tmp_path, f"{host}/mine/arches:1", env)
         _without_the_registry(tmp_path, f"{host}/mine/rich:1", env)
     names = f"{host}/mine/rich:1", f"{host}/mine/arches:1", f"{host}/mine/arches@{both['digest']}"
@@ -137,6 +141,19 @@ def _by_digest_and_arch(target: Path, host: str, digest: str, env: dict[str, str
     for engine in ("podman", "docker", "skopeo"):
         made = bake_rootfs(*words, target / f"{engine}-arm", "--engine", engine, env=env)
         assert made["digest"] == digest and (target / f"{engine}-arm/arch").read_text() == "arm64"
+
+
+def _as_an_ordinary_user(name: str, env: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="flatcar-bake-nobody-") as home:
+        trust = Path(home) / "registries.conf"
+        trust.write_bytes(Path(env["CONTAINERS_REGISTRIES_CONF"]).read_bytes())
+        os.chown(home, NOBODY, NOBODY)
+        own = {"HOME": home, "TMPDIR": home, "XDG_RUNTIME_DIR": home, "CONTAINERS_REGISTRIES_CONF": str(trust)}
+        words = ("oci-rootfs", name, "root", "--engine", "skopeo")
+        done = flatcar_bake(*words, env=own | {"PYTHONPATH": str(ROOT)}, cwd=Path(home), prefix=AS_NOBODY)
+        assert done.returncode == 0, done.stderr
+        found = rootfs(Path(home) / "root")
+        assert found["data/kept"][1:3] == (NOBODY, NOBODY) and "arch" in found
 
 
 def _same_after_a_command(place: Path, name: str, env: dict[str, str]) -> None:

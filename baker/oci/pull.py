@@ -86,6 +86,7 @@ def obtain(wanted: Wanted, work: Path, console: Console) -> Obtained:
             if wanted.program:
                 raise
             reasons.append(f"{program}: {' '.join(error.stderr.split())[-300:]}")
+            console.note(f"not by {reasons[-1]}")
     raise EnvironmentFault(
         f"The image {wanted.image} cannot be had. {' | '.join(reasons)}",
         "Is its name right, can its registry be reached, and are you logged in where it asks for that?",
