@@ -98,7 +98,7 @@ def networked(net: Lab, *words: str) -> list[str | Path]:
 
 
 def test_a_bios_machine_boots_in_a_network_without_a_dhcp_server(by_usr: Baked, tmp_path: Path) -> None:
-    """QEMU's network card has iPXE in its ROM."""
+    """QEMU's network card has iPXE in its ROM. What comes after the initrd has begun, the ISOs show."""
     with lab(tmp_path, router=False) as net, served(net, by_usr, "--dhcp", "192.0.2.10,192.0.2.20") as said:
         words = networked(net, "-device", "virtio-net-pci,netdev=net,bootindex=1")
         with machine(words) as terminal:
