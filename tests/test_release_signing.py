@@ -8,12 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 from cli import flatcar_bake, release_environment
 from keys import TestKey
 from mirrors import Recorder
 from release_sites import Workshop, images
 from servers import MirrorServer
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from baker.errors import UsageError, VerificationError
 from baker.offline import OfflineEditor
@@ -128,6 +131,9 @@ def test_a_bake_records_and_locks_the_key_of_updates(key: TestKey, stand_in: Pat
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "bake-manifest.json").read_text())
     assert [item["name"] for item in manifest["inputs"] if item["kind"] == "update key"] == ["import-pubring.gpg"]
+    schema = Path(__file__).parent.parent / "docs/bake-manifest.schema.json"
+    jsonschema.validate(manifest, json.loads(schema.read_text()))
+    assert not validate_full_spdx_document(parse_file(str(tmp_path / "bake-sbom.spdx.json")))
     with OfflineEditor(_raw(tmp_path), tmp_path, 0) as editor:
         (tmp_path / "baked.gpg").write_bytes(editor.read("ROOT", "/etc/systemd/import-pubring.gpg") or b"")
     assert read_keyring(tmp_path / "baked.gpg") == read_keyring(tmp_path / "key.gpg")

@@ -6,13 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import jsonschema
 import pytest
 from cli import flatcar_bake, release_environment
 from keys import TestKey
 from servers import Handler, MirrorServer
-from spdx_tools.spdx.parser.parse_anything import parse_file
-from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 from sysupdate_kit import HOST, NAME, NETWORK, kit
 from upstream import Upstream
 
@@ -64,15 +61,6 @@ def publish(upstream: Upstream, server: MirrorServer, versions: str) -> dict[str
     return report
 
 
-def records_are_sound(folder: Path) -> None:
-    """The key by which the machine trusts updates is an input of the bake."""
-    manifest = json.loads((folder / "bake-manifest.json").read_text())
-    schema = Path(__file__).parent.parent / "docs/bake-manifest.schema.json"
-    jsonschema.validate(manifest, json.loads(schema.read_text()))
-    assert [item["name"] for item in manifest["inputs"] if item["kind"] == "update key"] == ["import-pubring.gpg"]
-    assert not validate_full_spdx_document(parse_file(str(folder / "bake-sbom.spdx.json")))
-
-
 def test_a_baked_machine_updates_itself_from_a_published_release(
     site: MirrorServer, upstream: Upstream, stand_in: Path, tmp_path: Path
 ) -> None:
@@ -84,8 +72,6 @@ def test_a_baked_machine_updates_itself_from_a_published_release(
         env=release_environment(stand_in) | {"FLATCAR_BAKE_CACHE_DIR": str(tmp_path / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-
-    records_are_sound(tmp_path)
 
     report = publish(upstream, site, "wasmtime latest\nwasmcloud v1.9.1\nwasmtime v48.0.2\n")
     assert report["skipped"] == ["wasmtime-v48.0.2-x86-64.raw"]
