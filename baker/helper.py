@@ -46,7 +46,7 @@ LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LO_READ_ONLY, LO_AUTOCLEAR = 0x4C82, 0x4C0A, 
 LOOP_CONFIG = struct.Struct("=II5Q4I64s64s32s2Q8Q")  # struct loop_config around struct loop_info64
 CLONE_NEWNS = 1 << 17
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME = 1, 2, 4, 8, 1 << 10
-MS_REC, MS_SILENT, MS_PRIVATE = 1 << 14, 1 << 15, 1 << 18
+MS_REC, MS_SILENT, MS_SLAVE = 1 << 14, 1 << 15, 1 << 19
 
 SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
@@ -386,7 +386,7 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     os.umask(0o077)
     _call(_libc.unshare, CLONE_NEWNS)
-    _call(_libc.mount, "none", "/", None, MS_REC | MS_PRIVATE, None)
+    _call(_libc.mount, "none", "/", None, MS_REC | MS_SLAVE, None)  # what the host unmounts must not stay busy here
     session = Session()
     try:
         session.serve()

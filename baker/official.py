@@ -16,6 +16,7 @@ from baker.errors import UsageError, VerificationError
 from baker.model import Injection, Release
 from baker.schema import suggest
 from baker.sysext import read_sysext
+from baker.treelint import major
 
 if TYPE_CHECKING:
     from baker.job import Job
@@ -73,14 +74,19 @@ def plan_official(
         if f"flatcar-{name}" in sysexts:
             raise UsageError(f"Both a sysext flatcar-{name} and the official sysext {name} are to be baked.")
         if not services.published(release, item.file):
-            raise UsageError(f"Flatcar {release.version} has no {item.file} for {release.arch}.", _hint(name))
+            raise UsageError(
+                f"Flatcar {release.version} has no {item.file} for {release.arch} on this server.",
+                _hint(name, release.version),
+            )
         planned.append(item)
     return tuple(planned)
 
 
-def _hint(name: str) -> str:
+def _hint(name: str, version: str) -> str:
+    if name in _KNOWN and (major(version) or 0) >= _KNOWN[name]:
+        return "Flatcar has one, but not all are for arm64; or the mirror is not complete."
     if name in _KNOWN:
-        return f"There is one since release {_KNOWN[name]}; some are for x86-64 only."
+        return f"There is one since release {_KNOWN[name]}."
     return suggest(name, _KNOWN) or f"Known are {', '.join(sorted(_KNOWN))}."
 
 

@@ -331,6 +331,8 @@ def describe(plan: BakePlan) -> str:
         lines += [f"             → {plan.output_dir / name}" for name in vendor.vendor.outputs]
     if plan.kernel_args:
         lines.append(f"  kernel     {' '.join(plan.kernel_args)}")
+    if plan.updates and plan.disks:
+        lines.append("  updates    systemd-sysupdate runs by itself")
     lines += [*describe_diskless(plan), *plan.additions.describe()]
     if plan.disks:
         lines.append(f"  backend    {plan.backend} ({plan.backend_why})")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +22,20 @@ import upstream_more  # noqa: F401  registers what it knows
 import upstream_seed  # noqa: F401  the same
 from build_images import base_image
 from standin import cache, main, release
+
+_CLONE_NEWNS = 0x20000  # linux/sched.h
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker mounts of its own.
+
+    Whatever unshares its mounts while a test of another worker has an image mounted takes a copy of that mount along,
+    and unmounting the original then neither writes the filesystem out nor frees its loop device.
+    """
+    if os.geteuid() == 0:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
+            raise OSError(ctypes.get_errno(), "unshare")
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
 def _stand_in(arch: Arch, generation: str) -> Path:

@@ -225,7 +225,7 @@ REFUSED = [
     (("--ignition-base", "old.ign"), 2, "a base config must be of spec 3"),
     (("--ignition-base", "link.ign", "--survive-reset"), 2, "which the base config of this bake makes"),
     (("--ignition", "node.bu"), 4, "butane, which translates it, is not installed"),
-    (("--official-sysext", "incus"), 2, "There is one since release 4285"),
+    (("--official-sysext", "incus"), 2, "the mirror is not complete"),
     (("--official-sysext", "pyhton"), 2, "Did you mean python"),
     (("--official-sysext", "zfs"), 3, "is for Flatcar 4593.2.0, not 4593.2.5"),
     (("--survive-reset", "--install-to", "root:/opt/extensions"), 2, "Drop one of the two"),

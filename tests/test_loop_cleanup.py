@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from disks import make_disk
-from loops import MIB, Talk, assert_nothing_left, left_behind, make_ext4, mounting, needs_loop, writing
+from loops import HELPER, MIB, Talk, assert_nothing_left, left_behind, make_ext4, mounting, needs_loop, writing
 
 from baker.errors import EnvironmentFault
 from baker.helper_client import Helper, identity
@@ -144,6 +144,28 @@ def test_one_image_is_edited_by_one_helper_at_a_time(image: Path) -> None:
         first.ask({"op": "umount"})
         assert_nothing_left(image)
         assert "error" not in second.ask(mounting(image))
+
+
+def test_what_the_host_unmounts_meanwhile_is_not_kept_busy(image: Path, tmp_path: Path) -> None:
+    """In mounts that are shared, as systemd makes them."""
+    other = make_ext4(tmp_path / "other")
+    script = """
+        set -eu
+        mount -o loop "$1" "$2"
+        shift; mounted=$1; shift
+        coproc helper { exec "$@"; }
+        echo '{"op": "hello"}' >&"${helper[1]}"
+        read -r answer <&"${helper[0]}"
+        umount "$mounted"
+        losetup --noheadings --associated "$0"
+        kill -0 "$helper_PID"
+        echo "$answer"
+    """
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    shared = ["unshare", "--mount", "--propagation", "shared"]
+    found = run([*shared, "bash", "-c", script, other, other, folder, *HELPER]).stdout.decode()
+    assert str(other) not in found and '"payload"' in found
 
 
 def test_two_helpers_and_many_threads_edit_side_by_side(tmp_path: Path) -> None:
