@@ -145,6 +145,7 @@ class BakePlan:
             "backend_why": self.backend_why,
             "output_dir": str(self.output_dir),
             "allow": list(self.allow),
+            **({"least_memory": self.least_memory} if self.diskless else {}),
             **({"additions": record} if (record := self.additions.as_dict()) else {}),
         }  # fmt: skip
 

@@ -91,6 +91,24 @@ def test_an_archive_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
             cpio.extract(packed, "usr.squashfs", tmp_path / "out")
 
 
+def test_a_forged_archive_is_read_or_refused(tmp_path: Path) -> None:
+    source, packed, forged = tmp_path / "usr.squashfs", tmp_path / "packed.gz", tmp_path / "forged.gz"
+    source.write_bytes(noise(2000))
+    pack(packed, [Injection("/usr.squashfs", source=source), Injection("/etc/x", content=b"x")])
+    whole = gzip.decompress(packed.read_bytes())
+    rng = random.Random(3)
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(rng.randrange(1, 5)):
+            content[rng.randrange(400)] = rng.choice(b"0123456789ABCDEFabcdef\x00\xff/.-")
+        forged.write_bytes(gzip.compress(bytes(content), 0))
+        try:
+            cpio.extract(forged, "usr.squashfs", tmp_path / "out")
+        except ImageError:
+            continue
+        assert (tmp_path / "out").stat().st_size <= len(whole)
+
+
 # Files added to a squashfs
 
 

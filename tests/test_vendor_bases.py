@@ -145,7 +145,8 @@ def test_virtual_sizes_follow_layout_and_platform() -> None:
 
 @pytest.mark.parametrize("version", ["4081.3.10", "4593.2.5"])
 def test_the_images_of_releases_meet_the_demands_of_their_platforms(version: str) -> None:
-    found = {item.name: check_platform(item, expected_size(item, version)) for item in load_vendors().values()}
+    disks = [item for item in load_vendors().values() if not item.diskless]
+    found = {item.name: check_platform(item, expected_size(item, version)) for item in disks}
     broken = {name: [breach.rule.name for breach in breaches] for name, breaches in found.items() if breaches}
     assert broken == ({"akamai": ["unpacked-size"]} if version == "4593.2.5" else {})
 

@@ -79,7 +79,7 @@ def test_a_vendor_that_the_table_lacks_is_named_unless_flatcar_gave_it_up(tmp_pa
     (tmp_path / "table").write_text(TABLE)
     done = subprocess.run([sys.executable, SCRIPT, tmp_path / "table"], capture_output=True, text=True)
     named = {line.split(":")[0] for line in done.stdout.splitlines()}
-    ours = {vendor.name for vendor in load_vendors().values() if not vendor.retired}
+    ours = {vendor.name for vendor in load_vendors().values() if not vendor.retired} - {"iso"}  # in the table, too
     assert named == ours - LISTED - {"generic", "qemu", "qemu_uefi_secure"}
 
 
