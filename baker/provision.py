@@ -17,18 +17,24 @@ from baker.recipe.examples import Example
 from baker.recipe.model import Recipe
 from baker.remote import RemoteSysext
 from baker.schema import suggest
+from baker.sign import KEYRING_NAME
 from baker.sysupdate import drop_in, noop_config
 
 DROP_IN = "10-flatcar-bake.conf"
 
 
 def provisioning(
-    sysexts: Iterable[RemoteSysext], updates: bool, disabled: Iterable[str] = (), official: Iterable[str] = ()
+    sysexts: Iterable[RemoteSysext],
+    updates: bool,
+    disabled: Iterable[str] = (),
+    official: Iterable[str] = (),
+    keyring: bytes = b"",
 ) -> Config:
     """The config that fetches and links `sysexts`, and with `updates` keeps those up to date that have a config.
 
     `disabled` are built-in sysexts to turn off beside those that are replaced, such as docker-flatcar. `official` are
     names of Flatcar's own extra ones, which the initrd fetches in the version of the system, and updates with it.
+    `keyring` are the keys by which signed updates are trusted, b"" for none.
     """
     found = tuple(sysexts)
     files = [_image(item) for item in found]
@@ -39,6 +45,9 @@ def provisioning(
     config: Config = {"ignition": {"version": IGNITION_VERSION}}
     if enabled := tuple(official):
         files.append(_file(CONF, enabled_conf(None, enabled).decode()))
+    if keyring:
+        contents = {"source": data_url(keyring)}
+        files.append({"path": f"/etc/systemd/{KEYRING_NAME}", "mode": 0o644, "overwrite": True, "contents": contents})
     updated = [item for item in found if updates and item.config]
     if updated:
         files += [_file(f"/etc/sysupdate.{item.name}.d/{item.config_name}", item.config) for item in updated]

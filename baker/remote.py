@@ -58,6 +58,8 @@ class RemoteRequest:
     server: str = ""
     updates: bool = False
     allow: tuple[str, ...] = ()
+    keys: bool = False
+    """Whether machines get keys by which they trust signed updates; configs that are made here demand them then."""
 
 
 def find_remote(words: Collection[str], request: RemoteRequest, services: Services) -> tuple[RemoteSysext, ...]:
@@ -156,7 +158,7 @@ def _config(item: SysextRequest, file_name: str, request: RemoteRequest, service
     choices = choices or _recipe_configs(item.name, file_name, request, folder, services)
     if not choices:
         pattern = f"{item.name}-@v-%a.raw"
-        choices = {f"{item.name}.conf": transfer_config(item.name, pattern, folder)}
+        choices = {f"{item.name}.conf": transfer_config(item.name, pattern, folder, verify=request.keys)}
     for name, text in choices.items():
         if problem := lint_config(text.encode(), item.name):
             raise ImageError(f"The update config {name} must not be used: {problem}.")
@@ -169,10 +171,10 @@ def _config(item: SysextRequest, file_name: str, request: RemoteRequest, service
             f"{file_name} is no version by any update config ({', '.join(choices)}): it will be fetched again."
         )
     name, text = max((fitting or choices).items(), key=lambda pair: len(pair[0]))
-    if parse_config(text.encode()).verify:
+    if parse_config(text.encode()).verify and not request.keys:
         services.console.warn(
-            f"{item.name} is updated from signed releases only: give machines the public key, as "
-            "/etc/systemd/import-pubring.gpg."
+            f"{item.name} is updated from signed releases only, and machines get no key to check them by: "
+            "--update-key FILE"
         )
     return name, text
 
@@ -204,5 +206,5 @@ def _recipe_configs(
     if recipe is None or version is None:
         return {}
     scope = Scope(recipe, version[1], request.arch, name=name)
-    configs = stream_configs(recipe, scope, folder)
+    configs = stream_configs(recipe, scope, folder, verify=request.keys)
     return {key: text for key, text in configs.items() if key != "noop.conf"}

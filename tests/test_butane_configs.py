@@ -12,6 +12,7 @@ import pytest
 from cli import flatcar_bake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keys import TestKey
 from mirrors import Recorder
 from provisioning import IgnitionFailed, apply, butane, decoded, valid
 from servers import MirrorServer
@@ -197,7 +198,28 @@ def test_signed_updates_need_a_key_on_the_machine(services: Services, bakery: Mi
         bakery.faults.clear()
     assert found.config == SIGNED
     (warning,) = services.console.warnings  # type: ignore[attr-defined]
-    assert "import-pubring.gpg" in warning
+    assert "--update-key FILE" in warning
+
+
+def test_machines_get_the_key_by_which_they_trust_updates(bakery: MirrorServer, tmp_path: Path) -> None:
+    public, root = tmp_path / "key.asc", tmp_path / "root"
+    with TestKey() as key:
+        public.write_bytes(key.export())
+        words = ("docker@28.0.4", "--update", "--update-key", str(public), "--format", "ignition", "--server")
+        apply(_without_images(run(bakery, tmp_path, *words, "http://sysexts.example")), root, tmp_path)
+        shown = key.gpg("--show-keys", "--with-colons", root / "etc/systemd/import-pubring.gpg").decode()
+        assert key.fingerprint in shown
+    # What is signed may come by http.
+    config = parse_config((root / "etc/sysupdate.docker.d/docker.conf").read_bytes())
+    assert config.verify and config.source_path == "http://sysexts.example/"
+
+
+def _without_images(text: str) -> str:
+    """A config without what would be downloaded."""
+    config = json.loads(text)
+    files = config["storage"]["files"]
+    config["storage"]["files"] = [each for each in files if each["contents"]["source"].startswith("data:")]
+    return json.dumps(config)
 
 
 REFUSED = {

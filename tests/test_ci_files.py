@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cli import release_environment
+from cli import flatcar_bake, release_environment
 from sysexts import make_sysext
 
 from baker.recipe.load import load_recipes
@@ -182,3 +182,14 @@ def test_the_weekly_list_has_every_recipe_that_can_be_built() -> None:
     required = {recipe.name for recipe in recipes.values() if any(each.required for each in recipe.parameters)}
     rootfs = {recipe.name for recipe in recipes.values() if recipe.rootfs}
     assert {name for name, _ in listed} == set(recipes) - required - rootfs
+
+
+def test_the_weekly_workflow_uses_options_that_there_are() -> None:
+    (path,) = (path for path in WORKFLOWS if path.stem == "extensions")
+    for command in ("matrix", "build", "metadata"):
+        words = [step.get("run") or "release " + step.get("with", {}).get("arguments", "") for step in steps(path)]
+        (text,) = (text for text in words if f"release {command}" in text)
+        used = set(re.findall(r"(?<![\w-])--(?:add|arch|output-dir|flat|url|sign|previous)\b", text))
+        assert used
+        shown = flatcar_bake("release", command, "--help").stdout
+        assert all(re.search(rf"{option}\b", shown) for option in used)

@@ -52,6 +52,15 @@ def butane(
             help="Let systemd-sysupdate keep the extensions up to date.",
         ),
     ] = False,
+    update_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--update-key",
+            envvar="FLATCAR_BAKE_UPDATE_KEY",
+            metavar="FILE",
+            help="OpenPGP public keys by which systemd-sysupdate will trust signed releases.",
+        ),
+    ] = None,
     server: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +111,7 @@ def butane(
     force: options.ForceOption = False,
     arch: options.ArchOption = None,
     bakery: options.BakeryOption = None,
+    bakery_key: options.BakeryKeyOption = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,6 +138,7 @@ def butane(
     from baker.model import Arch
     from baker.provision import provisioning
     from baker.remote import RemoteRequest, find_remote
+    from baker.sign import read_keyring
 
     if list_examples:
         _print_examples(sysexts or (), recipes or (), json)
@@ -136,12 +147,15 @@ def butane(
         raise UsageError(f"{output} exists already.", "Write to another --output, or overwrite it with --force.")
     given = _values(values or ())
     official, disabled = parse_official(official_sysext or ()), parse_builtins(disable_builtin or ())
-    request = RemoteRequest(arch or Arch.X86_64, server or "", update, tuple(allow or ()))
+    keys = read_keyring(update_key) if update_key else b""
+    request = RemoteRequest(arch or Arch.X86_64, server or "", update, tuple(allow or ()), bool(keys))
     console = make_console(progress, quiet)
     try:
-        with options.open_services(console, bakery=bakery, cache_dir=cache_dir, recipes=recipes) as services:
+        with options.open_services(
+            console, bakery=bakery, bakery_key=bakery_key, cache_dir=cache_dir, recipes=recipes
+        ) as services:
             found = find_remote(sysexts or (), request, services) if sysexts or not (official or disabled) else ()
-            config = provisioning(found, update, [f"{name}-flatcar" for name in disabled], official)
+            config = provisioning(found, update, [f"{name}-flatcar" for name in disabled], official, keys)
             config = _with_examples(config, [item.name for item in found], example or (), given, services)
             if merge is not None:
                 config = _merged(config, merge, services)

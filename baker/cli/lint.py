@@ -55,6 +55,7 @@ def lint(
     ] = False,
     mirror: options.MirrorOption = None,
     bakery: options.BakeryOption = None,
+    bakery_key: options.BakeryKeyOption = None,
     signing_key: options.SigningKeyOption = None,
     fingerprint: options.FingerprintOption = None,
     cache_dir: options.CacheDirOption = None,
@@ -77,6 +78,7 @@ def lint(
     def open_for(file: BakeFile, console: Console) -> Services:
         return options.open_services(
             console, mirror=mirror or file.mirror, bakery=bakery or file.bakery,
+            bakery_key=bakery_key or file.bakery_key,
             signing_key=signing_key or file.signing_key, fingerprint=fingerprint or file.fingerprint,
             cache_dir=cache_dir, vendors=vendors, recipes=recipes or file.recipes,
             mirror_urls=mirror_url or file.mirror_urls, recipes_lock=file.recipes_lock,
