@@ -62,7 +62,7 @@ def test_services_of_recipes_are_in_the_state_that_they_promise(
         *("--run", "wasmtime --version && kubectl version --client && keepalived --version 2>&1"),
     )  # fmt: skip
     (boot,) = json.loads(done.stdout)["boots"]
-    states, present, docker, containerd, versions = (command["output"] for command in boot["commands"])
+    states, present, docker, containerd, versions = (command["stdout"] for command in boot["commands"])
     assert done.returncode == 0, done.stderr
     assert states.split() == ["active"] * len(active)
     assert "LoadState=loaded" in present and "ActiveState=inactive" in present
