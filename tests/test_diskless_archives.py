@@ -73,7 +73,10 @@ def test_only_one_file_of_a_release_changes(stand_in: Path, tmp_path: Path) -> N
     assert gzip.decompress(new.read_bytes())[-(4 << 20) :] == before[-(4 << 20) :]
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"no cpio at all"), gzip.compress(bytes(4096))])
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", gzip.compress(b"no cpio at all"), gzip.compress(bytes(4096))],
+    ids=["empty", "no gzip", "no cpio", "zeros"],
+)  # fmt: skip
 def test_other_files_are_no_archive(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(content)
     with pytest.raises(ImageError, match=r"x\.gz"):

@@ -29,11 +29,13 @@ def apply(work: Path, base: bytes, user: bytes | None = None) -> tuple[Path, sub
     (configs / "user.ign").unlink(missing_ok=True)
     if user is not None:
         (configs / "user.ign").write_bytes(user)
-    (work / "cache.json").unlink(missing_ok=True)
+    for name in ("cache.json", "state"):
+        (work / name).unlink(missing_ok=True)
     for stage in ("fetch-offline", "fetch", "files"):
         done = subprocess.run(
             [IGNITION, f"--stage={stage}", "--platform=metal", f"--root={root}", "--log-to-stdout",
-             f"--config-cache={work / 'cache.json'}", f"--neednet={work / 'neednet'}"],
+             f"--config-cache={work / 'cache.json'}", f"--neednet={work / 'neednet'}",
+             f"--state-file={work / 'state'}"],
             env={"PATH": f"{programs}:{os.environ['PATH']}", "IGNITION_SYSTEM_CONFIG_DIR": str(configs)},
             capture_output=True, text=True,
         )  # fmt: skip
