@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,11 +28,14 @@ _CLONE_NEWNS = 0x20000  # linux/sched.h
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each worker mounts of its own.
+    """Let Ctrl-C mean what it means at a terminal, and give each worker mounts of its own.
+
+    Whoever starts the tests in the background of a shell has them ignore SIGINT, and with them all programs they test.
 
     Whatever unshares its mounts while a test of another worker has an image mounted takes a copy of that mount along,
     and unmounting the original then neither writes the filesystem out nor frees its loop device.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.geteuid() == 0:
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
             raise OSError(ctypes.get_errno(), "unshare")
