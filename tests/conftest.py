@@ -28,14 +28,16 @@ _CLONE_NEWNS = 0x20000  # linux/sched.h
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let Ctrl-C mean what it means at a terminal, and give each worker mounts of its own.
+    """Let signals mean what they mean at a terminal, and give each worker mounts of its own.
 
-    Whoever starts the tests in the background of a shell has them ignore SIGINT, and with them all programs they test.
+    Who starts the tests in the background of a shell, or by nohup, has them and all that they start ignore signals.
 
     Whatever unshares its mounts while a test of another worker has an image mounted takes a copy of that mount along,
     and unmounting the original then neither writes the filesystem out nor frees its loop device.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(config, "workerinput"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if os.geteuid() == 0:
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
             raise OSError(ctypes.get_errno(), "unshare")

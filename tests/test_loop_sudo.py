@@ -30,6 +30,7 @@ pytestmark = needs_loop
 
 USER = pwd.getpwnam("nobody")
 RULE = f"{USER.pw_name} ALL=(root) NOPASSWD: {' '.join(HELPER)}\n"
+MS_PRIVATE = 1 << 18  # linux/mount.h
 codecs.lookup("utf-16-le")  # the GPT reader's; a child cannot load it from a Python in root's home
 SUDO = {"SUDO_UID": str(USER.pw_uid), "SUDO_GID": str(USER.pw_gid), "SUDO_USER": USER.pw_name}
 
@@ -86,7 +87,7 @@ def _work_as_user(work: Callable[[], None], rule: str) -> NoReturn:
 def _write_rule(rule: str) -> None:
     """Show this process and its children another /etc/sudoers.d; the real one is never touched."""
     helper._call(helper._libc.unshare, helper.CLONE_NEWNS)
-    helper._call(helper._libc.mount, "none", "/", None, helper.MS_REC | helper.MS_PRIVATE, None)
+    helper._call(helper._libc.mount, "none", "/", None, helper.MS_REC | MS_PRIVATE, None)
     helper._call(helper._libc.mount, "none", "/etc/sudoers.d", "tmpfs", 0, "mode=755")
     Path("/etc/sudoers.d/test").write_text(rule)
     os.chmod("/etc/sudoers.d/test", 0o440)
