@@ -123,8 +123,7 @@ def test_it_serves_its_files_alone_and_nothing_outlives_it(baked: Path, tmp_path
             try:
                 assert server.stdout is not None
                 url = server.stdout.readline().rsplit("/", 1)[0]
-                children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-                dnsmasq = next(Path("/proc") / pid for pid in children if b"dnsmasq" in command(pid))
+                dnsmasq = started_by(server.pid, "dnsmasq")
                 assert "\nUid:\t65534\t65534\t" in (dnsmasq / "status").read_text(), "dnsmasq is not nobody"
                 for name in FILES:
                     assert get(net.name, f"{url}/{name}") == f"content of {name}\n"
@@ -144,8 +143,15 @@ def test_it_serves_its_files_alone_and_nothing_outlives_it(baked: Path, tmp_path
         assert not dnsmasq.exists(), "dnsmasq outlives flatcar-bake"
 
 
-def command(pid: str) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+def started_by(parent: int, name: str) -> Path:
+    """The child of this name in /proc; what gives up root's rights before it becomes that has another name."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            if (child := Path("/proc") / pid).joinpath("comm").read_text() == f"{name}\n":
+                return child
+        time.sleep(0.05)
+    raise AssertionError(f"{name} was not started")
 
 
 _GET = """
