@@ -9,6 +9,7 @@ from baker.gather import fetch_bases, gather_oem, gather_sysexts
 from baker.images import Images, InMemory, make_images
 from baker.job import Job, OpenEditor
 from baker.manifest import SBOM_NAME, BakeManifest, sysext_record, tool_versions, write_records
+from baker.model import Injection
 from baker.placing import ReadySysext, place
 from baker.plan import BakePlan
 from baker.publish import publish, tidy
@@ -39,8 +40,9 @@ def bake(plan: BakePlan, services: Services, open_editor: OpenEditor) -> BakeMan
         bases, live = fetch_bases(job), fetch_live(job)
         version = bases[0].version if bases else live.version if live else ""
         sysexts = gather_sysexts(job, version)
-        placed = place(sysexts, plan.install_to, version, plan.updates, plan.force) if bases else {}
-        placed = add_to(placed, job, version) if bases else {}
+        placed: dict[str, list[Injection]] = {}
+        if bases:
+            placed = add_to(place(sysexts, plan.install_to, version, plan.updates, plan.force), job, version)
         oem = {name: [*own, *placed.get("OEM", [])] for name, own in gather_oem(job, bases).items()}
         memory = InMemory(live, gather_content(job, sysexts, version)) if live else None
         images = make_images(job, bases, placed.get("ROOT", []), oem, memory)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+from flatcar_data import flatcar_data
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,20 +13,18 @@ from baker.errors import NetworkError, UsageError, VerificationError
 from baker.model import Arch, Channel
 from baker.release import LTS_YEARS, Feed, guess_channel, parse_version_txt, version_key
 
-FEED_FILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "releases.json"
+FEED = "releases.json"
 
 
 @pytest.fixture(scope="module")
 def raw() -> dict[str, dict[str, object]]:
-    if not FEED_FILE.is_file():
-        pytest.skip(f"Flatcar's release feed, which is not part of the project, is not at {FEED_FILE}")
-    document: dict[str, dict[str, object]] = json.loads(FEED_FILE.read_bytes())
+    document: dict[str, dict[str, object]] = json.loads(flatcar_data(FEED))
     return document
 
 
 @pytest.fixture(scope="module")
-def feed(raw: object) -> Feed:
-    return Feed.parse(FEED_FILE.read_bytes())
+def feed() -> Feed:
+    return Feed.parse(flatcar_data(FEED))
 
 
 def test_every_release_of_the_feed_is_read(feed: Feed, raw: dict[str, dict[str, object]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flatcar_data import flatcar_data
 from keys import BORN, DAY, TestKey
 from processes import mentions
 
@@ -14,7 +15,6 @@ from baker.errors import UsageError, VerificationError
 from baker.verify import FLATCAR_FINGERPRINT, Verifier, normalize_fingerprint
 
 DATA = b"an image" * 1000
-KEY_FILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "Flatcar_Image_Signing_Key.asc"
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +216,7 @@ def test_a_fingerprint_may_be_written_with_spaces_and_is_never_short() -> None:
 
 
 def test_the_official_key_contains_the_pinned_primary() -> None:
-    if not KEY_FILE.is_file():
-        pytest.skip(f"Flatcar's signing key, which is not part of the project, is not at {KEY_FILE}")
-    with Verifier(KEY_FILE.read_bytes()) as verifier:
+    with Verifier(flatcar_data("Flatcar_Image_Signing_Key.asc")) as verifier:
         assert verifier.fingerprint == FLATCAR_FINGERPRINT
         with pytest.raises(VerificationError):
             verifier.verify(DATA, b"", "it")
