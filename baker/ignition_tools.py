@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from baker.butane_reader import NotRead, from_butane
 from baker.console import Console
 from baker.errors import EnvironmentFault, UsageError
 from baker.ignition import MAX_SIZE, IgnitionConfig, canonical, parse_config
@@ -37,6 +36,8 @@ def read_config(path: Path, console: Console) -> IgnitionConfig:
 def _translated(path: Path, data: bytes) -> bytes:
     """By butane where it is installed; else by our own reader, which knows all but a little of Flatcar's variant."""
     if find("butane") is None:
+        from baker.butane_reader import NotRead, from_butane  # with a reader of YAML, which few bakes need
+
         try:
             return canonical(from_butane(data.decode("utf-8"), os.fspath(path), path.absolute().parent))
         except UnicodeDecodeError as error:
