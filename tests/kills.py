@@ -77,6 +77,7 @@ class Ground:
                      "FLATCAR_BAKE_PROGRESS": "plain"}  # fmt: skip
         self._steps: list[float] = []
         self._expected: dict[str, str] = {}
+        self._vendors: dict[str, set[str]] = {}
 
     def rehearse(self) -> None:
         """One bake that nobody disturbs: how long its steps take, and what comes out."""
@@ -91,6 +92,9 @@ class Ground:
             self._steps.append(time.monotonic() - began)
         assert process.returncode == 0, "".join(said)
         self._expected = self._content()
+        for output in json.loads((self.out / "bake-manifest.json").read_text())["outputs"]:
+            if output["vendor"]:
+                self._vendors.setdefault(output["vendor"], set()).add(output["file"])
         self.clear()
 
     def choose(self, dice: random.Random) -> Strike:
@@ -121,18 +125,18 @@ class Ground:
             assert not left, "a work folder was left"
             assert not list(self.temporary.iterdir()), "temporary files were left"
         if "bake-manifest.json" in names or not killed:
-            assert names - left in (set(), set(self._expected)), "some of the outputs"
+            assert names - left in self._whole(strike), "some of the outputs"
         if "bake-manifest.json" in names:
             run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=self.out)
         self._only_verified_objects()
         self._told(strike, outcome)
 
-    def cleanup(self) -> None:
+    def cleanup(self, strike: Strike) -> None:
         """`doctor --cleanup` leaves nothing of a struck bake, except what it had finished."""
         done = flatcar_bake("doctor", "--cleanup", "-o", self.out, env=self._env)
         assert done.returncode == 0, done.stderr
         names = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
-        assert names in (set(), set(self._expected)), "not everything, and not nothing"
+        assert names in self._whole(strike), "not everything, and not nothing"
         assert not list(self.temporary.iterdir()), "temporary files were left"
 
     def again(self) -> None:
@@ -174,6 +178,16 @@ class Ground:
             return {path.name: file_sha256(path) for path in self.out.iterdir()}
         # Loop mounts leave times of their own in the filesystems, so digests of images and what lists them vary.
         return {path.name: _trees(path) if path.suffix in _IMAGES else "" for path in self.out.iterdir()}
+
+    def _whole(self, strike: Strike) -> list[set[str]]:
+        """The names that may be in the output folder: none or all. A vendor of several whose tool or helper was
+        struck fails alone: then all but its own, and the manifest says so."""
+        whole = [set[str](), set(self._expected)]
+        manifest = self.out / "bake-manifest.json"
+        if strike.target in ("tool", "helper") and manifest.exists():
+            failed = [item["vendor"] for item in json.loads(manifest.read_text()).get("failed", ())]
+            whole.append(set(self._expected).difference(*(self._vendors[vendor] for vendor in failed)))
+        return whole
 
     def _no_process(self) -> None:
         """Nobody is left that has our TMPDIR. Tools started just before a SIGKILL may take a moment to end."""

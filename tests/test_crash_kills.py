@@ -48,7 +48,7 @@ def strike_often(ground: Ground, dice: random.Random, count: int) -> None:
         try:
             ground.check(strike, outcome)
             if dice.random() < 0.3:
-                ground.cleanup()
+                ground.cleanup(strike)
             ground.again()
         except AssertionError as error:
             error.add_note(f"after {strike}, which hit {outcome.hit!r}, with status {outcome.status}:")
