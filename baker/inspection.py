@@ -15,6 +15,7 @@ from baker.convert import to_raw
 from baker.debugfs import Debugfs
 from baker.disk import extract, read_table
 from baker.errors import ImageError, UsageError
+from baker.extension_release import MAX_RELEASE_SIZE, parse_release
 from baker.formats.probe import image_info
 from baker.ignition import BASE_PATH, MAX_SIZE
 from baker.ignition import parse_config as parse_ignition
@@ -24,7 +25,7 @@ from baker.model import Arch, Node, Partition
 from baker.offline import OfflineEditor
 from baker.printable import printable
 from baker.run import Bounds, CommandFailed, run
-from baker.sysext import MAX_RELEASE_SIZE, lint, parse_release, read_sysext
+from baker.sysext import lint, read_sysext
 from baker.sysupdate import TransferConfig, matches, parse_config
 
 _TIMER_LINK = "/etc/systemd/system/timers.target.wants/systemd-sysupdate.timer"

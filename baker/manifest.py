@@ -13,13 +13,13 @@ from baker import __version__
 from baker.errors import BakeError
 from baker.model import Artifact
 from baker.placing import ReadySysext
+from baker.publish import MANIFEST_NAME
 from baker.request import InstallTo
-from baker.run import find, run
+from baker.run import program_version
 from baker.sparse import file_sha256
 from baker.store import StoredDisk, StoredFile
 from baker.verify import Signer
 
-MANIFEST_NAME = "bake-manifest.json"
 SBOM_NAME = "bake-sbom.spdx.json"
 SUMS_NAME = "SHA256SUMS"
 RECORDS = (SBOM_NAME, MANIFEST_NAME, SUMS_NAME)
@@ -145,15 +145,6 @@ def tool_versions() -> dict[str, str]:
     with ThreadPoolExecutor(len(_TOOLS)) as pool:
         said = pool.map(program_version, _TOOLS.items())
         return {program: version for program, version in zip(_TOOLS, said, strict=True) if version}
-
-
-def program_version(tool: tuple[str, str]) -> str:
-    """The first line that a program prints with the argument that asks for its version; "" where it is missing."""
-    if not find(tool[0]):
-        return ""
-    result = run(tool, ok=range(256))
-    lines = (result.text + result.stderr).strip().splitlines()
-    return lines[0].strip() if lines else "unknown"
 
 
 def write_records(folder: Path, manifest: BakeManifest) -> list[Path]:

@@ -127,7 +127,7 @@ def _of_bakery(
 
 
 def _has_recipe(name: str, services: Services) -> bool:
-    return any(name in (recipe.name, *recipe.aliases) for recipe in services.recipes.values())
+    return name in services.recipes or name in services.recipes.aliases
 
 
 def _of_recipe(

@@ -8,115 +8,20 @@ What decides the bytes: the names, contents and x bits in the folder, the option
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from baker.contents import open_contents
 from baker.errors import ImageError, UsageError
-from baker.model import Arch
-from baker.packing import erofs, squashfs
-from baker.packing.btrfs import write_btrfs_image
-from baker.packing.erofs import write_erofs
-from baker.packing.ext import write_ext
+from baker.extension_release import RELEASE_FOLDER, RELEASE_PREFIX
+from baker.packing.options import COMPRESSIONS, PackOptions
 from baker.packing.squashfs import write_squashfs
 from baker.packing.staging import staged
 from baker.packing.tree import Entry, directory, identity, read_tree, text_file
-from baker.packing.verity import protect
 from baker.publish import give_name, tidy
-from baker.schema import suggest
 from baker.stopping import unbroken
-from baker.sysext import FLATCAR_LEVEL, RELEASE_FOLDER, RELEASE_PREFIX, validate_name
 from baker.treelint import check_tree
 from baker.work import WorkFolder
-
-FORMATS = ("squashfs", "erofs", "ext4", "ext2", "btrfs")
-COMPRESSIONS = {
-    "squashfs": squashfs.COMPRESSIONS, "erofs": erofs.COMPRESSIONS, "ext4": ("none",), "ext2": ("none",),
-    "btrfs": ("none",),
-}  # fmt: skip
-"""The compressions of each format, the default first."""
-
-ANY_OS = "_any"
-MAX_EPOCH = 2**31 - 1  # the last second that every format here can hold
-
-_ARCH_WORDS = {
-    "x86-64": Arch.X86_64, "amd64": Arch.X86_64, "x86_64": Arch.X86_64, "arm64": Arch.ARM64, "aarch64": Arch.ARM64,
-}  # fmt: skip
-_OS_ID = re.compile(r"_any|[a-z0-9][a-z0-9._-]*")  # os-release(5)
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """What is said about a sysext; everything else is in its folder. Checked when it is made: UsageError."""
-
-    name: str
-    arch: Arch | None
-    """None: for every architecture."""
-    format: str = "squashfs"
-    os_id: str = ANY_OS
-    """Which system it is for. `_any`, or an ID as in os-release, such as `flatcar`."""
-    reload: bool = False
-    """Whether systemd is to load its configuration again, so that units in the sysext take effect at once."""
-    compression: str = ""
-    """One of COMPRESSIONS[format]; "" is the first."""
-    epoch: int = 0
-    """The time of everything in the image: seconds since 1970."""
-    keep_modes: bool = False
-    """Keep all permissions of files and folders, not only whether a file can be executed."""
-    drop_capabilities: bool = False
-    """Leave file capabilities out instead of refusing them."""
-    verity: bool = False
-    """Make a disk image whose content the kernel checks by dm-verity; needs systemd-repart. Its salt is random."""
-    signing: tuple[Path, Path] | None = None
-    """Private key and certificate (PEM) that sign the verity hash."""
-
-    def __post_init__(self) -> None:
-        validate_name(self.name)
-        if self.format not in FORMATS:
-            raise UsageError(
-                f"There is no format {self.format!r} for sysexts.",
-                suggest(self.format, FORMATS) or f"There are {', '.join(FORMATS)}.",
-            )
-        if self.compression and self.compression not in COMPRESSIONS[self.format]:
-            raise UsageError(
-                f"The format {self.format} has no compression {self.compression!r}.",
-                f"It has {', '.join(COMPRESSIONS[self.format])}.",
-            )
-        if not _OS_ID.fullmatch(self.os_id):
-            raise UsageError(f"{self.os_id!r} is no ID of an operating system.", "Use _any or flatcar.")
-        if not 0 <= self.epoch <= MAX_EPOCH:
-            raise UsageError(f"The epoch {self.epoch} is out of range.", f"Give seconds from 0 to {MAX_EPOCH}.")
-        if self.has_verity and self.arch is None:
-            raise UsageError("An image with verity is made for one architecture.", "Say which: --arch x86-64")
-        if self.has_verity and self.format == "btrfs":
-            raise UsageError("A btrfs in an image with verity could not be checked.", "Use another --format.")
-        for file in self.signing or ():
-            if not file.is_file():
-                raise UsageError(f"There is no file {file} to sign with.", "Give a key and a certificate: KEY,CERT")
-
-    @property
-    def has_verity(self) -> bool:
-        return self.verity or self.signing is not None
-
-    @property
-    def release_text(self) -> str:
-        """The content of extension-release.NAME."""
-        lines = [f"ID={self.os_id}"]
-        lines += [f"SYSEXT_LEVEL={FLATCAR_LEVEL}"] if self.os_id != ANY_OS else []
-        lines += [f"ARCHITECTURE={self.arch}"] if self.arch else []
-        lines += ["EXTENSION_RELOAD_MANAGER=1"] if self.reload else []
-        return "".join(f"{line}\n" for line in lines)
-
-
-def arch_from_word(word: str) -> Arch | None:
-    """An architecture by the names that people use for it; None for "". UsageError for other words."""
-    if word and word not in _ARCH_WORDS:
-        raise UsageError(
-            f"There is no architecture {word!r}.", suggest(word, _ARCH_WORDS) or f"There are {', '.join(Arch)}."
-        )
-    return _ARCH_WORDS[word] if word else None
 
 
 def pack(tree: Path, target: Path, options: PackOptions, *, own: bool = False, force: bool = False) -> None:
@@ -136,6 +41,8 @@ def pack(tree: Path, target: Path, options: PackOptions, *, own: bool = False, f
         image = work / "image.raw"
         _write(entries, image, options, own)
         if options.has_verity:
+            from baker.packing.verity import protect
+
             assert options.arch is not None
             image = protect(image, options.arch, options.signing, identity(entries, options.epoch))
         check_listing(image, entries)
@@ -176,6 +83,8 @@ def _check(entries: Mapping[str, Entry], name: str) -> None:
 def _write(entries: Mapping[str, Entry], image: Path, options: PackOptions, own: bool) -> None:
     uuid = identity(entries, options.epoch)
     if options.format == "btrfs":
+        from baker.packing.btrfs import write_btrfs_image
+
         write_btrfs_image(entries, image, options.epoch, uuid, options.name)
         return
     compression = options.compression or COMPRESSIONS[options.format][0]
@@ -183,8 +92,12 @@ def _write(entries: Mapping[str, Entry], image: Path, options: PackOptions, own:
         if options.format == "squashfs":
             write_squashfs(folder, image, compression, options.epoch)
         elif options.format == "erofs":
+            from baker.packing.erofs import write_erofs
+
             write_erofs(entries.values(), folder, image, compression, options.epoch, uuid)
         else:
+            from baker.packing.ext import write_ext
+
             write_ext(options.format, entries.values(), folder, image, options.epoch, uuid)
 
 

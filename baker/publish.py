@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from baker.errors import UsageError
-from baker.manifest import MANIFEST_NAME
 from baker.stopping import unbroken
 from baker.work import remove, stale
 
+MANIFEST_NAME = "bake-manifest.json"
 FINISHED = "out"
 """The folder inside a work folder where files wait to be published."""
 

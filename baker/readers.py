@@ -25,6 +25,7 @@ from baker.run import Bounds, CommandFailed, check_killed, run, spawn
 MAX_ENTRIES = 500_000
 _PATH_MAX = 4096
 _EXT_ROOT = 2  # the root's inode
+_SMALL = 4096  # bytes of a file that is kept once it was read, as starting a program takes longer than reading
 _MAX_EXTRACTED = 1 << 30  # bytes of a whole EROFS image that we unpack to get at one compressed file
 
 
@@ -79,6 +80,7 @@ class Squashfs(Tree):
     def __init__(self, path: Path, offset: int, size: int) -> None:
         super().__init__()
         self._image, self._offset = path, offset
+        self._small: dict[str, bytes] = {}
         self._check_superblock(size)
         for line in self._listing():
             match = self._LINE.fullmatch(line)
@@ -126,8 +128,13 @@ class Squashfs(Tree):
         return make_node(path, mode, int(match["uid"]), int(match["gid"]), int(match["size"] or 0), symlink)
 
     def read(self, path: str, limit: int) -> bytes:
+        if path in self._small:
+            return self._small[path][:limit]
         words = self._command("-no-wildcards", "-cat")
-        return _first_bytes([*words, os.fspath(self._image), path.lstrip("/")], self.nodes[path], limit)
+        data = _first_bytes([*words, os.fspath(self._image), path.lstrip("/")], self.nodes[path], limit)
+        if len(data) == self.nodes[path].size <= _SMALL:
+            self._small[path] = data
+        return data
 
 
 def _permissions(letters: str) -> int:

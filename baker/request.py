@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from baker.additions import Additions
 from baker.diskless.options import DisklessOptions
 from baker.errors import UsageError
+from baker.extension_release import validate_name
 from baker.lock import Lock
 from baker.model import Arch, InstallTarget
-from baker.sysext import validate_name
 
 OEM_DIRECTORY = "/sysext"
 """Where sysexts go on OEM unless a folder is asked for."""

@@ -299,6 +299,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
+def program_version(tool: tuple[str, str]) -> str:
+    """The first line that a program prints with the argument that asks for its version; "" where it is missing."""
+    if not find(tool[0]):
+        return ""
+    result = run(tool, ok=range(256))
+    lines = (result.text + result.stderr).strip().splitlines()
+    return lines[0].strip() if lines else "unknown"
+
+
 @contextmanager
 def spawn(
     argv: Sequence[str | os.PathLike[str]],

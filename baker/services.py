@@ -19,13 +19,12 @@ from baker.recipe.pins import PinFile
 from baker.release import Mirror, join_url, resolve
 from baker.resources import catalogue
 from baker.store import Store
-from baker.vendor import Vendor
-from baker.vendor_files import load_vendors
 from baker.verify import FLATCAR_FINGERPRINT, Verifier
 
 if TYPE_CHECKING:
     from baker.bakery import Check
-    from baker.recipe.model import Recipe
+    from baker.recipe.load import Recipes
+    from baker.vendor import Vendor
 
 PINS_NAME = "recipes.lock"
 DEFAULT_BAKERY = "https://extensions.flatcar.org/extensions"
@@ -88,14 +87,16 @@ class Services:
     @cached_property
     def vendors(self) -> dict[str, Vendor]:
         """The vendor catalogue by name."""
+        from baker.vendor_files import load_vendors
+
         return load_vendors(self.settings.vendor_folders)
 
     @cached_property
-    def recipes(self) -> dict[str, Recipe]:
+    def recipes(self) -> Recipes:
         """The recipe catalogue by name."""
-        from baker.recipe.load import load_recipes
+        from baker.recipe.load import Recipes
 
-        return load_recipes(self.settings.recipe_folders)
+        return Recipes(self.settings.recipe_folders)
 
     @cached_property
     def rewrites(self) -> Rewrites:

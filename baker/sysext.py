@@ -7,81 +7,23 @@ systemd-sysext.service fail and *no* extension is merged; any other mismatch ski
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from baker.contents import Contents, Opened, open_contents, resolve
 from baker.erofs import Unsupported
-from baker.errors import ImageError, UsageError
+from baker.errors import ImageError
+from baker.extension_release import FLATCAR_LEVEL, MAX_RELEASE_SIZE, RELEASE_FOLDER, RELEASE_PREFIX, parse_release
 from baker.model import Arch, Sysext
 from baker.sparse import file_sha256
 from baker.treelint import Finding as Finding
 from baker.treelint import check_programs, check_tree, has_builtins, major, units
 from baker.treelint import conflicting_builtins as conflicting_builtins
 
-RELEASE_FOLDER = "/usr/lib/extension-release.d"
-RELEASE_PREFIX = "extension-release."
-MAX_RELEASE_SIZE = 64 * 1024
-
-# What Flatcar's os-release says since the first release with it (release notes of 3185.0.0).
-FLATCAR_LEVEL = "1.0"
 _FIRST_WITH_LEVEL = 3185
 _FIRST_WITH_EROFS = 4284
 
-_NAME = re.compile(r"[A-Za-z0-9_+@][A-Za-z0-9._+@-]*")
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TRUE = ("1", "yes", "y", "true", "t", "on")  # of systemd's parse_boolean
-
-
-def validate_name(name: str) -> str:
-    """Return `name` if it can be the NAME of a link /etc/extensions/NAME.raw; UsageError otherwise."""
-    if name.endswith(".raw") and _NAME.fullmatch(name):
-        raise UsageError(f"The sysext name {name} is a file name.", f"Write {name.removesuffix('.raw')}.")
-    # A file name can have 255 bytes, and the longest that NAME is part of is extension-release.NAME.
-    if not _NAME.fullmatch(name) or len(name) > 255 - len(RELEASE_PREFIX):
-        raise UsageError(
-            f"{name!r} cannot be the name of a sysext.",
-            "Use letters, digits and the characters . _ + - @, not beginning with a dot or a dash.",
-        )
-    return name
-
-
-def parse_release(data: bytes) -> dict[str, str]:
-    """Parse an extension-release or os-release file by the quoting rules of os-release(5).
-
-    Lines that assign nothing are ignored, as systemd does. Raises ImageError for what is not text of at most
-    MAX_RELEASE_SIZE bytes, or has a quote that is not closed.
-    """
-    if len(data) > MAX_RELEASE_SIZE:
-        raise ImageError(f"The release file is larger than {MAX_RELEASE_SIZE} bytes.")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ImageError("The release file is not UTF-8 text.") from error
-    if "\0" in text:
-        raise ImageError("The release file is binary, not text.")
-    fields = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        key, equals, value = line.strip().partition("=")
-        if equals and _KEY.fullmatch(key):
-            fields[key] = _unquote(value, number)
-    return fields
-
-
-def _unquote(value: str, number: int) -> str:
-    """A value without its quotes and escapes; `number` is the line's, for the error."""
-    if value[:1] == "'":
-        inner = re.fullmatch(r"'([^']*)'", value)
-        if inner:
-            return inner[1]
-    elif value[:1] == '"':
-        inner = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', value)
-        if inner:
-            return re.sub(r'\\([\\"$`])', r"\1", inner[1])
-    else:
-        return re.sub(r"\\(.)", r"\1", value)
-    raise ImageError(f"Line {number} of the release file has a quote that is not closed.")
 
 
 def read_sysext(path: Path, name: str) -> Sysext:
@@ -91,7 +33,12 @@ def read_sysext(path: Path, name: str) -> Sysext:
     file and ImageError when it is not a sysext or is damaged. Nothing of it is executed.
     """
     with open_contents(path) as opened:
-        fields = _read_release(opened.contents, path, name) if opened.contents else {}
+        return describe(opened, path, name)
+
+
+def describe(opened: Opened, path: Path, name: str) -> Sysext:
+    """`read_sysext` for an image that is open."""
+    fields = _read_release(opened.contents, path, name) if opened.contents else {}
     return Sysext(
         name, path, path.stat().st_size, file_sha256(path), opened.fs, fields.get("ID", ""),
         fields.get("VERSION_ID", ""), fields.get("SYSEXT_LEVEL", ""), fields.get("ARCHITECTURE", ""),
@@ -115,12 +62,17 @@ def names_within(contents: Contents) -> list[str]:
 def lint(sysext: Sysext, arch: Arch | None, version: str | None) -> list[Finding]:
     """Everything that speaks against baking `sysext` into the release `version` for `arch` (None: not known)."""
     with open_contents(sysext.path) as opened:
-        findings = list(_check_filesystem(opened, sysext, version))
-        if opened.contents is not None:
-            findings += _check_release(opened.contents, sysext, arch, version)
-            findings += check_tree(opened.contents.nodes, sysext.name, version)
-            if arch is not None and not sysext.architecture:
-                findings += check_programs(opened.contents, sysext.name, arch)
+        return lint_opened(opened, sysext, arch, version)
+
+
+def lint_opened(opened: Opened, sysext: Sysext, arch: Arch | None, version: str | None) -> list[Finding]:
+    """`lint` for an image that is open."""
+    findings = list(_check_filesystem(opened, sysext, version))
+    if opened.contents is not None:
+        findings += _check_release(opened.contents, sysext, arch, version)
+        findings += check_tree(opened.contents.nodes, sysext.name, version)
+        if arch is not None and not sysext.architecture:
+            findings += check_programs(opened.contents, sysext.name, arch)
     return findings
 
 

@@ -11,10 +11,13 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from baker.contents import Contents
 from baker.erofs import Unsupported
 from baker.model import Arch, Node
+
+if TYPE_CHECKING:
+    from baker.contents import Contents
 
 # Major versions of Flatcar, from its release notes.
 _FIRST_WITH_BUILTIN_DOCKER = 3794

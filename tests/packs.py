@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from baker.pack import FORMATS as FORMATS
+from baker.packing.options import FORMATS as FORMATS
 from baker.run import run
 
 NOBODY = 65534

@@ -12,10 +12,11 @@ from pathlib import Path
 from programs import MACHINES
 
 from baker.contents import open_contents
+from baker.extension_release import RELEASE_FOLDER
 from baker.model import Arch
 from baker.recipe.build import Built
 from baker.run import run
-from baker.sysext import RELEASE_FOLDER, builtins_replaced
+from baker.sysext import builtins_replaced
 
 # Programs of Flatcar that units of ours run.
 SYSTEM_PROGRAMS = (
@@ -114,7 +115,7 @@ def check(
     of another extension that the units name.
     """
     assert listing(made.path) == contents
-    assert {finding.code for finding in made.findings()} == set(known)
+    assert {finding.code for finding in made.findings} == set(known)
     assert builtins_replaced(made.path, None) == set(made.request.recipe.replaces)
     tree = unpack(made.path, folder / "tree")
     assert wrong_machines(tree, made.request.arch) == {}

@@ -16,8 +16,8 @@ from tiny import GENERIC, tiny_disk, tiny_sysext
 
 from baker.cache import Cache
 from baker.errors import UsageError
-from baker.manifest import MANIFEST_NAME, SUMS_NAME
-from baker.publish import FINISHED, publish, tidy, unfinished
+from baker.manifest import SUMS_NAME
+from baker.publish import FINISHED, MANIFEST_NAME, publish, tidy, unfinished
 from baker.work import WorkFolder
 
 NAMES = ("image.bin", "image.qcow2", SUMS_NAME, MANIFEST_NAME)

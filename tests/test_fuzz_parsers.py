@@ -26,6 +26,7 @@ from baker.disk import DiskTable
 from baker.e2fs import read_superblock
 from baker.erofs import Damaged
 from baker.errors import BakeError, ImageError, UsageError, VerificationError
+from baker.extension_release import parse_release
 from baker.formats.probe import image_info
 from baker.gpt import read_gpt
 from baker.guest import FrameCollector, parse_report
@@ -38,7 +39,7 @@ from baker.release import Feed, parse_version_txt
 from baker.request import parse_install_to, parse_sysext
 from baker.run import run
 from baker.serial import SerialReader
-from baker.sysext import lint, parse_release, read_sysext
+from baker.sysext import lint, read_sysext
 from baker.sysupdate import lint_config, matches, parse_config
 from baker.vendor_files import load_vendor
 from baker.verify import normalize_fingerprint, parse_sha256sums, parse_status

@@ -15,7 +15,8 @@ from cli import flatcar_bake
 from packs import AS_NOBODY, FORMATS, NOBODY, expected_tree, mounted_tree, snapshot, write_folder
 
 from baker.model import Arch
-from baker.pack import COMPRESSIONS, PackOptions, pack
+from baker.pack import pack
+from baker.packing.options import COMPRESSIONS, PackOptions
 from baker.run import run
 from baker.sparse import file_sha256
 

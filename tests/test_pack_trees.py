@@ -21,7 +21,8 @@ from packs import AS_NOBODY, FORMATS, NOBODY, mounted_tree, snapshot
 from baker.contents import open_contents
 from baker.errors import BakeError, ImageError, UsageError
 from baker.model import Arch
-from baker.pack import PackOptions, pack
+from baker.pack import pack
+from baker.packing.options import PackOptions
 from baker.run import run
 from baker.sysext import lint, read_sysext
 

@@ -7,7 +7,7 @@ import pytest
 from baker.errors import UsageError
 from baker.recipe.lines import LineIndex
 from baker.recipe.lint import lint_recipe
-from baker.recipe.load import find_recipe, load_recipe, load_recipes
+from baker.recipe.load import Recipes, find_recipe, load_recipe, load_recipes
 from recipes import RECIPE, write_recipe
 
 SOURCE = 'id = "release"'
@@ -125,6 +125,18 @@ def test_recipes_of_the_user_win_and_are_found_by_alias(tmp_path):
     assert error.value.hint and "wasmtime" in error.value.hint
     with pytest.raises(UsageError, match="no folder"):
         load_recipes([tmp_path / "none"])
+
+
+def test_a_recipe_is_found_though_another_is_wrong(tmp_path):
+    write_recipe(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/recipe.toml").write_text("schema = 1\n")
+    recipes = Recipes([tmp_path])
+    assert find_recipe("tool", recipes).name == "tool"
+    with pytest.raises(UsageError, match="broken/recipe.toml"):
+        find_recipe("broken", recipes)
+    with pytest.raises(UsageError, match="broken/recipe.toml"):
+        find_recipe("old_tool", recipes)
 
 
 def test_an_alias_belongs_to_one_recipe(tmp_path):

@@ -20,7 +20,7 @@ from baker.recipe.load import load_recipe
 
 def check(made: Built, folder: Path) -> Path:
     """What must be true of every extension; returns its files, unpacked into `folder`."""
-    assert {finding.code for finding in made.findings()} == set()
+    assert {finding.code for finding in made.findings} == set()
     tree = unpack(made.path, folder / "tree")
     assert wrong_machines(tree, made.request.arch) == {}
     return tree

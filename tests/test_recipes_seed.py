@@ -167,7 +167,7 @@ def test_docker_comes_in_halves(
 ) -> None:
     made = build_recipe(upstream, tmp_path, "docker", Arch.ARM64, variant=variant)
     assert listing(made.path) == contents
-    assert findings <= {finding.code for finding in made.findings()}
+    assert findings <= {finding.code for finding in made.findings}
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_a_machine_stays_with_its_minor_version(tmp_path: Path) -> None:
 def test_versions_that_sysupdate_would_put_in_the_wrong_order_are_told(tmp_path: Path) -> None:
     console = Recorder()
     contents = Contents({f"tool-{version}-x86-64.raw": "0" * 64 for version in ("v1.0.0", "0.9.0", "v1.1.0-rc.1")})
-    write_index(Layout(tmp_path, True, frozenset({"tool"})), contents, {}, URL, None, console)
+    write_index(Layout(tmp_path, True, frozenset({"tool"})), contents, load_recipes(()), URL, None, console)
     assert any("tool v1.1.0-rc.1 is a pre-release" in text for text in console.warnings)
     assert any("both with and without a v" in text for text in console.warnings)
 

@@ -15,8 +15,9 @@ from sysexts import make_sysext, pack, write_tree
 
 from baker.contents import open_contents, resolve
 from baker.errors import ImageError, UsageError
+from baker.extension_release import MAX_RELEASE_SIZE, parse_release, validate_name
 from baker.run import run
-from baker.sysext import MAX_RELEASE_SIZE, parse_release, read_sysext, validate_name
+from baker.sysext import read_sysext
 
 
 @pytest.mark.parametrize("fs", ["squashfs", "erofs", "erofs-lz4", "erofs-chunks", "ext4", "ddi", "ddi-usr"])

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from baker.chroot.tree import Made, make_folder
 from baker.errors import UsageError
-from baker.pack import PackOptions, pack
+from baker.extension_release import RELEASE_FOLDER, RELEASE_PREFIX
+from baker.pack import pack
+from baker.packing.options import PackOptions
 from baker.publish import tidy
 from baker.schema import suggest
 from baker.stopping import unbroken
 from baker.survey.units import FOLDERS, SUFFIXES
-from baker.sysext import RELEASE_FOLDER, RELEASE_PREFIX
 from baker.work import WorkFolder
 
 _TARGETS = {"socket": "sockets.target", "timer": "timers.target", "path": "paths.target"}

@@ -20,9 +20,9 @@ from baker.chroot.units import is_unit, places_of, with_new_places
 from baker.chroot.view import Mapping, View, view
 from baker.chroot.wrappers import ENTER, INSIDE, MOUNT, ROOTFS, enter_script, inside_script, wrapper
 from baker.errors import ImageError
+from baker.extension_release import validate_name
 from baker.model import Arch
 from baker.sparse import clone
-from baker.sysext import validate_name
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _CACHES = ("/var/cache/apt", "/var/lib/apt/lists", "/var/cache/apk", "/var/cache/dnf", "/etc/apk/cache")

@@ -18,9 +18,9 @@ from baker.chroot.taking import Piece, Taken, check_privileges, take, wanted
 from baker.chroot.tree import Made, make_folder, new_tree
 from baker.chroot.units import is_unit, places_of, with_new_places
 from baker.errors import ImageError
+from baker.extension_release import validate_name
 from baker.model import Arch
 from baker.sparse import clone
-from baker.sysext import validate_name
 
 _ELF = b"\x7fELF"
 _JOBS = 4

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from baker.erofs import Unsupported
 from baker.errors import UsageError
-from baker.survey.elf import Elf, read_elf
+from baker.survey.elf import Elf, read_elf, reader
 
 _MOST_HOPS = 40  # the kernel's own limit for links on the way to a file
 
@@ -103,7 +103,7 @@ class Root:
 
     def head(self, real: str, size: int) -> bytes:
         """The first bytes of a file."""
-        return _reader(self.host(real))(size)
+        return reader(self.host(real))(size)
 
     def walk(self, real: str) -> Iterator[str]:
         """Everything below a folder: folders before what is in them, names in order. No link is followed."""
@@ -120,17 +120,6 @@ class Root:
 def file_elf(file: Path) -> Elf | None:
     """What a file of this machine says about itself as an ELF file; None when it is none. A link is not followed."""
     try:
-        return read_elf(_reader(file))
+        return read_elf(reader(file))
     except Unsupported:
         return None
-
-
-def _reader(file: Path) -> Callable[[int], bytes]:
-    def read(limit: int) -> bytes:
-        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(fd, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                return b""
-            return opened.read(limit)
-
-    return read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import partial
 from inspect import cleandoc
@@ -198,7 +198,7 @@ def _content(path: Path) -> str:
         raise UsageError(f"Cannot read a value from {path}: {getattr(error, 'strerror', 'it is no text')}.") from error
 
 
-def _recipes_of(names: Iterable[str], known: dict[str, Recipe]) -> dict[str, Recipe]:
+def _recipes_of(names: Iterable[str], known: Mapping[str, Recipe]) -> dict[str, Recipe]:
     wanted = set(names)
     return {name: each for name, each in known.items() if wanted & {name, *each.aliases}}
 

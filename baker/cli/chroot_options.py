@@ -51,7 +51,7 @@ def ending(
 ) -> Ending:  # fmt: skip
     """What the options mean; UsageError for those that make no sense."""
     from baker.chroot.ending import Ending
-    from baker.pack import PackOptions, arch_from_word
+    from baker.packing.options import PackOptions, arch_from_word
 
     options = PackOptions(
         name, arch_from_word(arch), format or "squashfs", os_id or "_any", False, compression, epoch, keep_modes=True

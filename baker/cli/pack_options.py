@@ -8,13 +8,13 @@ import typer
 
 
 def _formats() -> list[str]:
-    from baker.pack import FORMATS
+    from baker.packing.options import FORMATS
 
     return list(FORMATS)
 
 
 def _compressions(context: typer.Context) -> list[str]:
-    from baker.pack import COMPRESSIONS
+    from baker.packing.options import COMPRESSIONS
 
     return list(COMPRESSIONS.get(context.params.get("format") or "squashfs", ()))
 

@@ -121,7 +121,7 @@ def build(
 
     from baker.cli.fleet import build_in_fleet, check_options
     from baker.console import make_console
-    from baker.pack import PackOptions, arch_from_word
+    from baker.packing.options import PackOptions, arch_from_word
     from baker.recipe.asked import RecipeWords, settle_words, variables
     from baker.recipe.load import find_recipe
     from baker.recipe.output import write_sysext
@@ -150,7 +150,7 @@ def build(
             request = settle_words(words, services)
             target = output_file or (output_dir or Path()) / request.file_name
             built, files = write_sysext(request, services, target, words.bakery, force)
-            for finding in built.findings():
+            for finding in built.findings:
                 (console.warn if finding.fatal else console.note)(finding.message)
     finally:
         console.close()

@@ -118,7 +118,7 @@ def build(
     import os
 
     from baker.console import make_console
-    from baker.pack import PackOptions
+    from baker.packing.options import PackOptions
     from baker.releasing.index import Contents, add_folder, check_url, write_index
     from baker.releasing.previous import carry_over, read_previous
     from baker.releasing.produce import PackedAs, build_all, plan_builds

@@ -13,7 +13,7 @@ from baker.model import Arch
 
 if TYPE_CHECKING:
     from baker.console import Console
-    from baker.pack import PackOptions
+    from baker.packing.options import PackOptions
 
 sysext_app = typer.Typer(
     help="Pack a folder as a sysext; look into sysexts and check them.", no_args_is_help=True, rich_markup_mode=None
@@ -141,8 +141,8 @@ def pack(
     from json import dumps
 
     from baker.console import make_console
-    from baker.pack import PackOptions, arch_from_word
     from baker.pack import pack as pack_folder
+    from baker.packing.options import PackOptions, arch_from_word
     from baker.sparse import file_sha256
 
     wanted = PackOptions(
@@ -257,7 +257,7 @@ def lint(
     from json import dumps
 
     from baker.errors import ImageError
-    from baker.pack import arch_from_word
+    from baker.packing.options import arch_from_word
     from baker.survey.report import lint_image, render_findings
 
     wanted = arch_from_word(arch)
@@ -280,8 +280,8 @@ def lint(
 
 def _named(word: str) -> tuple[str, Path]:
     """NAME and FILE of `NAME:FILE`, or of a file that says its name itself."""
+    from baker.extension_release import validate_name
     from baker.survey.report import own_name
-    from baker.sysext import validate_name
 
     name, colon, rest = word.partition(":")
     if colon and not Path(word).exists():

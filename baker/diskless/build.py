@@ -17,12 +17,12 @@ from baker.diskless.routes import check_memory, memory_needed
 from baker.diskless.texts import MENU, LiveFacts, kernel_arguments
 from baker.erofs import Damaged
 from baker.errors import ImageError, VerificationError
+from baker.extension_release import MAX_RELEASE_SIZE, parse_release
 from baker.job import Job
 from baker.model import Artifact, Injection
 from baker.readers import Squashfs
 from baker.sparse import clone, file_sha256
 from baker.store import StoredFile
-from baker.sysext import MAX_RELEASE_SIZE, parse_release
 from baker.vendor import Diskless
 
 USR = "usr.squashfs"

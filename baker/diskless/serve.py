@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from baker.console import Console
 from baker.diskless import dnsmasq
 from baker.errors import EnvironmentFault, UsageError, VerificationError
-from baker.manifest import MANIFEST_NAME
+from baker.publish import MANIFEST_NAME
 from baker.recheck import recheck
 from baker.run import CommandFailed, need, run, spawn
 from baker.work import scratch

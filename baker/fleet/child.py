@@ -107,7 +107,7 @@ def _build(words: RecipeWords, services: Services, out: Path) -> tuple[dict[str,
     """Build a sysext into `out`; returns its record and the image's digest."""
     request = settle_words(words, services)
     built, files = write_sysext(request, services, out / request.file_name, words.bakery, force=False)
-    for finding in built.findings():
+    for finding in built.findings:
         (services.console.warn if finding.fatal else services.console.note)(finding.message)
     return built.record, {files[0].name: built.sysext.sha256}
 

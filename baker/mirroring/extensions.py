@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baker.errors import ImageError, NetworkError, UsageError
+from baker.extension_release import validate_name
 from baker.fetch import FileMissing
 from baker.mirroring.folder import EXTENSIONS, MirrorFolder
 from baker.model import Arch
@@ -22,7 +23,6 @@ from baker.services import Services
 from baker.sign import SIGNATURE_SUFFIX, Signer
 from baker.sources import config_candidates
 from baker.sparse import file_sha256
-from baker.sysext import validate_name
 from baker.sysupdate import lint_config
 from baker.verify import parse_sha256sums
 

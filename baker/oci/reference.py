@@ -88,7 +88,7 @@ def parse_image(word: str, registry: str = "") -> ImageName | ImageFile:
 
 def image_arch(word: str) -> Arch:
     """An architecture by the names that people use for it, those of Docker's repositories too. UsageError."""
-    from baker.pack import arch_from_word
+    from baker.packing.options import arch_from_word
 
     found = arch_from_word({"arm64v8": "arm64", "arm64/v8": "arm64"}.get(word, word) or "x86-64")
     assert found is not None

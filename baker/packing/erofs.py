@@ -11,7 +11,6 @@ from baker.errors import UsageError
 from baker.packing.tree import Entry
 from baker.run import CommandFailed, run
 
-COMPRESSIONS = ("lz4hc", "lz4", "none")
 _LEVELS = {"lz4hc": "lz4hc,12", "lz4": "lz4"}
 # Clusters of 64 KiB give most of what larger ones give; fragments and packed tails need newer kernels than Flatcar's.
 _CLUSTER = 64 << 10

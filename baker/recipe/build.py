@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,21 +18,17 @@ from typing import Any
 from baker import __version__
 from baker.cache import Record
 from baker.errors import ImageError
-from baker.manifest import program_version
 from baker.model import Sysext
-from baker.pack import PackOptions, pack
-from baker.recipe.archives import extract
-from baker.recipe.compile import compile_sources, image_digest
+from baker.packing.options import PackOptions
 from baker.recipe.inputs import Input, obtain
 from baker.recipe.request import RecipeBuild
-from baker.recipe.rootfs import take_rootfs, tool_version
 from baker.recipe.steps import Build, Unpacked, fill
 from baker.recipe.tree import Tree
 from baker.recipe.verdict import judge
+from baker.run import program_version
 from baker.services import Services
 from baker.sparse import clone
-from baker.survey.report import lint_image
-from baker.sysext import Finding, lint, read_sysext
+from baker.treelint import Finding
 
 # The program that writes each format, and the argument that makes it tell its version: that decides the bytes too.
 _WRITERS = {
@@ -52,6 +48,8 @@ class Built:
     tool: str
     key: str
     from_cache: bool
+    findings: Sequence[Finding]
+    """What the lint has to say."""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -60,10 +58,6 @@ class Built:
             **self.request.as_dict(), "key": self.key, "tool": self.tool, "flatcar_bake": __version__,
             "sha256": self.sysext.sha256, "inputs": [item.record(self.request.component) for item in self.inputs],
         }  # fmt: skip
-
-    def findings(self) -> list[Finding]:
-        """What the lint has to say."""
-        return lint_image(self.path, self.request.component, self.request.arch, None)
 
 
 def build(request: RecipeBuild, services: Services, work: Path) -> Built:
@@ -76,23 +70,43 @@ def build(request: RecipeBuild, services: Services, work: Path) -> Built:
         inputs = obtain(request, services)
     for item in inputs:
         services.console.note(f"{item.file.name}: {item.file.trust}")
-    tool = program_version(_WRITERS[request.format]) + tool_version(request)
-    key = _key(request, inputs, tool, image_digest(request, services))
+    tool = _tools(request)
+    key = _key(request, inputs, tool, _container(request, services))
     identity = ("recipe", key)
     cached = services.cache.find(identity)
     if cached is not None:
-        sysext = read_sysext(cached[1], request.component)
-        return Built(cached[1], sysext, request, inputs, tool, key, True)
+        sysext, findings = _examined(cached[1], request)
+        return Built(cached[1], sysext, request, inputs, tool, key, True, findings)
     image = work / request.file_name
     _make(request, inputs, image, services, work)
-    sysext = read_sysext(image, request.component)
-    _refuse_fatal(request, sysext)
+    sysext, findings = _examined(image, request)
+    _refuse_fatal(request, findings)
     record = Record(request.file_name, "", sysext.size, sysext.sha256)
     # An image of a container is pinned as it is used: what is known now counts.
-    key = _key(request, inputs, tool, image_digest(request, services))
+    key = _key(request, inputs, tool, _container(request, services))
     identity = ("recipe", key)
     path = services.cache.publish(identity, record, _to_cache(image, services.cache.partial(identity)))
-    return Built(path, replace(sysext, path=path), request, inputs, tool, key, False)
+    return Built(path, replace(sysext, path=path), request, inputs, tool, key, False, findings)
+
+
+def _tools(request: RecipeBuild) -> str:
+    """The programs that decide the bytes, with their versions."""
+    tool = program_version(_WRITERS[request.format])
+    rootfs = request.recipe.rootfs
+    if rootfs is not None and rootfs.tool == "flix":
+        from baker.recipe.carving import patchelf_version
+
+        tool += f"; {patchelf_version()}"
+    return tool
+
+
+def _container(request: RecipeBuild, services: Services) -> str:
+    """The digest of the image that a container of the recipe is made of; "" for a recipe without, or none yet."""
+    if request.recipe.build is None and request.recipe.rootfs is None:
+        return ""
+    from baker.recipe.compile import image_digest
+
+    return image_digest(request, services)
 
 
 def _key(request: RecipeBuild, inputs: Sequence[Input], tool: str, container: str) -> str:
@@ -109,9 +123,13 @@ def _make(request: RecipeBuild, inputs: Sequence[Input], image: Path, services: 
     with console.step(f"Unpack {request.component}"):
         sources = _unpack(inputs, work / "sources")
     if recipe.rootfs is not None:
+        from baker.recipe.carving import take_rootfs
+
         take_rootfs(request, services, work, work / "tree")
     tree = Tree(work / "tree", exists=recipe.rootfs is not None)
     if recipe.build is not None:
+        from baker.recipe.compile import compile_sources
+
         with console.step(f"Compile {request.component}"):
             compiled = compile_sources(
                 request, {name: parts[0].path for name, parts in sources.items()}, services, work
@@ -122,6 +140,8 @@ def _make(request: RecipeBuild, inputs: Sequence[Input], image: Path, services: 
     judge(tree, plan)
     tree.open_folders(f"/usr/local/{request.component}")
     with console.step(f"Pack {request.file_name}"):
+        from baker.pack import pack
+
         options = PackOptions(
             request.component, request.arch, request.format, reload=recipe.reload, compression=request.compression,
             epoch=request.epoch, keep_modes=recipe.rootfs is not None,
@@ -131,6 +151,8 @@ def _make(request: RecipeBuild, inputs: Sequence[Input], image: Path, services: 
 
 def _unpack(inputs: Sequence[Input], folder: Path) -> dict[str, list[Unpacked]]:
     """Unpack all sources side by side."""
+    from baker.recipe.archives import extract
+
     folder.mkdir()
 
     def one(number: int) -> Unpacked:
@@ -144,14 +166,25 @@ def _unpack(inputs: Sequence[Input], folder: Path) -> dict[str, list[Unpacked]]:
 
     found: dict[str, list[Unpacked]] = {}
     with ThreadPoolExecutor(min(4, max(1, len(inputs)))) as pool:
-        for item, unpacked in zip(inputs, pool.map(one, range(len(inputs))), strict=True):
+        results = pool.map(one, range(len(inputs)))
+        # What comes next takes Python a moment to load, in which the archives are unpacked.
+        import baker.pack
+        import baker.survey.report  # noqa: F401
+
+        for item, unpacked in zip(inputs, results, strict=True):
             found.setdefault(item.source.id, []).append(unpacked)
     return found
 
 
-def _refuse_fatal(request: RecipeBuild, sysext: Sysext) -> None:
+def _examined(image: Path, request: RecipeBuild) -> tuple[Sysext, list[Finding]]:
+    from baker.survey.report import examine
+
+    return examine(image, request.component, request.arch, None)
+
+
+def _refuse_fatal(request: RecipeBuild, findings: Iterable[Finding]) -> None:
     """The image must pass the lint that a bake would put it to."""
-    for finding in lint(sysext, request.arch, None):
+    for finding in findings:
         if finding.fatal:
             raise ImageError(f"{request.recipe.path}: {finding.message}", finding.hint)
 

@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baker.butane import IGNITION_VERSION, Config, data_of, texts
-from baker.butane_reader import from_butane
 from baker.errors import UsageError
-from baker.ignition import data_url
 from baker.schema import suggest
 
 if TYPE_CHECKING:
+    from baker.butane import Config
     from baker.recipe.lines import LineTable
 
 FOLDER = "butane"
@@ -57,6 +55,8 @@ class Example:
                     f"The value of {key} must be a plain word, not {given[key]!r}.",
                     "Letters, digits and @ % + = : , . / _ ~ - are fine; for more, change the config by hand.",
                 )
+        from baker.butane_reader import from_butane
+
         filled: Config = _fill(from_butane(_read(self.path), str(self.path)), given)
         return filled
 
@@ -83,6 +83,9 @@ def _read_example(name: str, table: LineTable, folder: Path) -> Example:
     for key in meanings:
         if not _KEY.fullmatch(key):
             raise UsageError(f"{table.place('values')}: {key!r} cannot be the name of a value.")
+    from baker.butane import IGNITION_VERSION, texts
+    from baker.butane_reader import from_butane
+
     config = from_butane(_read(example.path), str(example.path))
     if config["ignition"]["version"] != IGNITION_VERSION:
         raise UsageError(f"{example.path}: an example is of Butane's version 1.0.0, which all releases read.")
@@ -111,6 +114,9 @@ def _fill(value: Any, given: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_fill(each, given) for each in value]
     if isinstance(value, str) and value.startswith("data:"):
+        from baker.butane import data_of
+        from baker.ignition import data_url
+
         return data_url(_replace(data_of(value).decode(), given).encode())
     return _replace(value, given) if isinstance(value, str) else value
 

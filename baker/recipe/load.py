@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from baker.errors import UsageError
@@ -152,26 +153,57 @@ def recipe_folders(folders: Iterable[Path] = ()) -> dict[str, Path]:
     return found
 
 
-def load_recipes(folders: Iterable[Path] = ()) -> dict[str, Recipe]:
-    """All recipes by name, sorted. UsageError for the first one that is wrong, or an alias that two recipes claim."""
-    recipes = {name: load_recipe(folder) for name, folder in sorted(recipe_folders(folders).items())}
-    owners: dict[str, str] = {}
-    for recipe in recipes.values():
-        for alias in recipe.aliases:
-            if alias in recipes or alias in owners:
-                raise UsageError(
-                    f"{recipe.path}: the alias {alias!r} belongs to the recipe {owners.get(alias, alias)} already."
-                )
-            owners[alias] = recipe.name
+class Recipes(Mapping[str, Recipe]):
+    """All recipes by name, sorted, each read when it is asked for: a build of one need not read the others.
+
+    Asking raises UsageError for one that is wrong.
+    """
+
+    def __init__(self, folders: Iterable[Path] = ()) -> None:
+        self._folders = dict(sorted(recipe_folders(folders).items()))
+        self._read: dict[str, Recipe] = {}
+
+    def __getitem__(self, name: str) -> Recipe:
+        if name not in self._read:
+            self._read[name] = load_recipe(self._folders[name])
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._folders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    @cached_property
+    def aliases(self) -> dict[str, Recipe]:
+        """The recipes by their other names; UsageError for one that two recipes claim."""
+        owners: dict[str, Recipe] = {}
+        for recipe in self.values():
+            for alias in recipe.aliases:
+                if alias in self or alias in owners:
+                    owner = owners[alias].name if alias in owners else alias
+                    raise UsageError(f"{recipe.path}: the alias {alias!r} belongs to the recipe {owner} already.")
+                owners[alias] = recipe
+        return owners
+
+
+def load_recipes(folders: Iterable[Path] = ()) -> Recipes:
+    """All recipes, every one of them read. UsageError for the first one that is wrong, or claims another's alias."""
+    recipes = Recipes(folders)
+    _ = recipes.aliases
     return recipes
 
 
-def find_recipe(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
+def find_recipe(name: str, recipes: Recipes) -> Recipe:
     """The recipe of that name or alias; UsageError with the nearest names otherwise."""
     if name in recipes:
         return recipes[name]
-    aliases = {alias: recipe for recipe in recipes.values() for alias in recipe.aliases}
-    if name in aliases:
-        return aliases[name]
-    hint = suggest(name, (*recipes, *aliases)) or "`flatcar-bake recipe list` shows all; --recipes DIR adds your own."
+    if name in recipes.aliases:
+        return recipes.aliases[name]
+    hint = suggest(name, (*recipes, *recipes.aliases)) or (
+        "`flatcar-bake recipe list` shows all; --recipes DIR adds your own."
+    )
     raise UsageError(f"There is no recipe {name!r}.", hint)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from baker.errors import UsageError
+from baker.extension_release import validate_name
 from baker.model import Arch
 from baker.recipe.model import Parameter, Recipe, Variant
 from baker.recipe.order import version_key
 from baker.recipe.versions import Catalogue
 from baker.recipe.words import Scope
 from baker.schema import suggest
-from baker.sysext import validate_name
 
 LATEST = "latest"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from baker.errors import ImageError, UsageError
 from baker.recipe.model import Recipe
 from baker.recipe.steps import Build
 from baker.recipe.tree import Tree
-from baker.survey.elf import Elf, read_elf
+from baker.survey.elf import read_elf, read_machine, reader
 
 _BPF = "machine 247"  # programs for the kernel, the same for every architecture
 _CONFIG_FOLDERS = ("/usr/lib/systemd/system/", "/usr/local/lib/systemd/system/")
@@ -20,11 +22,11 @@ def judge(tree: Tree, build: Build) -> None:
         raise UsageError(f"{recipe.path}: the extension would be empty.", "Add [[install]] or a folder files/.")
     for path in paths:
         check_drop_in(path, recipe)
-    programs = {path: elf for path in paths if (elf := _elf(tree, path)) is not None}
-    for path, elf in programs.items():
-        if elf.arch not in (build.scope.arch, _BPF):
+    programs = {path: machine for path in paths if (machine := _machine(tree, path)) is not None}
+    for path, machine in programs.items():
+        if machine not in (build.scope.arch, _BPF):
             raise ImageError(
-                f"{path} is for {elf.arch}, not for {build.scope.arch}.",
+                f"{path} is for {machine}, not for {build.scope.arch}.",
                 f"Upstream published a wrong file, or a word of [arch] in {recipe.path} is wrong.",
             )
     _check_tests(tree, build, programs)
@@ -37,19 +39,18 @@ def check_drop_in(path: str, recipe: Recipe) -> None:
         raise UsageError(f"{recipe.path}: systemd ignores the drop-in {path}.", "Its name must end in .conf.")
 
 
-def _elf(tree: Tree, path: str) -> Elf | None:
+def _machine(tree: Tree, path: str) -> str | None:
     file = tree.file(path)
-    if file is None:
-        return None
-
-    def read(limit: int) -> bytes:
-        with file.open("rb") as opened:
-            return opened.read(limit)
-
-    return read_elf(read)
+    return None if file is None else read_machine(reader(file))
 
 
-def _check_tests(tree: Tree, build: Build, programs: dict[str, Elf]) -> None:
+def _is_static(tree: Tree, path: str) -> bool:
+    file = tree.file(path)
+    elf = None if file is None else read_elf(reader(file))
+    return elf is not None and elf.is_static
+
+
+def _check_tests(tree: Tree, build: Build, programs: Container[str]) -> None:
     """[test]: what the recipe says must be there. What the variant leaves out does not count."""
     tests, place = build.recipe.tests, build.recipe.path
     for path in (*tests.paths, *tests.elf, *tests.static):
@@ -59,7 +60,7 @@ def _check_tests(tree: Tree, build: Build, programs: dict[str, Elf]) -> None:
         if not build.drops(path) and path not in programs:
             raise ImageError(f"{place}: {path} is no ELF program, which [test] asks for.")
     for path in tests.static:
-        if not build.drops(path) and not programs[path].is_static:
+        if not build.drops(path) and not _is_static(tree, path):
             raise ImageError(
                 f"{place}: {path} needs a dynamic linker, but [test] asks for a static program.",
                 "On Flatcar it would depend on the libraries of whatever release is running.",

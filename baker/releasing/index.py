@@ -8,8 +8,7 @@ from pathlib import Path
 
 from baker.console import Console
 from baker.errors import UsageError, VerificationError
-from baker.recipe.load import find_recipe
-from baker.recipe.model import Recipe
+from baker.recipe.load import Recipes, find_recipe
 from baker.recipe.order import version_key
 from baker.recipe.streams import stream_configs
 from baker.recipe.versions import is_prerelease
@@ -62,7 +61,7 @@ def add_folder(contents: Contents, layout: Layout, earlier: Iterable[str] = ()) 
 def write_index(
     layout: Layout,
     contents: Contents,
-    recipes: Mapping[str, Recipe],
+    recipes: Recipes,
     url: str,
     signer: Signer | None,
     console: Console,
@@ -114,9 +113,7 @@ def write_sums(folder: Path, files: Mapping[str, str], signer: Signer | None) ->
     return [sums, signature]
 
 
-def _configs(
-    layout: Layout, images: Iterable[ImageName], recipes: Mapping[str, Recipe], url: str, verify: bool
-) -> dict[str, str]:
+def _configs(layout: Layout, images: Iterable[ImageName], recipes: Recipes, url: str, verify: bool) -> dict[str, str]:
     """Every stream's config by file name: of each extension, and of each minor version where a recipe says so."""
     configs = {"noop.conf": noop_config()}
     for image in images:

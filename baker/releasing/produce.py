@@ -107,7 +107,7 @@ def build_one(item: Item, layout: Layout, packed: PackedAs, services: Services) 
         kitchen = work / "build"
         kitchen.mkdir()
         built = build(request, services, kitchen)
-        for finding in built.findings():
+        for finding in built.findings:
             if finding.fatal:
                 services.console.warn(f"{request.file_name}: {finding.message}")
         image = work / request.file_name

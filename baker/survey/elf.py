@@ -8,9 +8,12 @@ outside of it, or makes no sense, is left out.
 from __future__ import annotations
 
 import io
+import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from baker.erofs import Unsupported
@@ -59,11 +62,9 @@ def read_elf(read: Callable[[int], bytes]) -> Elf | None:
 
     Raises Unsupported when what is wanted lies further behind than we read.
     """
-    head = read(_HEADER_SIZE)
-    if len(head) < _HEADER_SIZE or head[:4] != _MAGIC or head[4] != 2 or head[5] != 1:
+    arch = read_machine(read)
+    if arch is None:
         return None
-    machine = int.from_bytes(head[18:20], "little")
-    arch = str(_MACHINES.get(machine, f"machine {machine}"))
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
@@ -95,6 +96,18 @@ def read_elf(read: Callable[[int], bytes]) -> Elf | None:
         arch, interpreter, tuple(filter(None, found.get("DT_NEEDED", ()))), next(iter(found.get("DT_SONAME", ())), ""),
         paths["DT_RPATH"], paths["DT_RUNPATH"], dynamic is not None,
     )  # fmt: skip
+
+
+def read_machine(read: Callable[[int], bytes]) -> str | None:
+    """The machine alone, as in `Elf.arch`, of a file of which `read(limit)` gives the first `limit` bytes.
+
+    It stands in the first bytes, while the rest of an Elf can lie at the end of a large file. None as for `read_elf`.
+    """
+    head = read(_HEADER_SIZE)
+    if len(head) < _HEADER_SIZE or head[:4] != _MAGIC or head[4] != 2 or head[5] != 1:
+        return None
+    machine = int.from_bytes(head[18:20], "little")
+    return str(_MACHINES.get(machine, f"machine {machine}"))
 
 
 class _Prefix(io.RawIOBase):
@@ -129,6 +142,20 @@ class _Prefix(io.RawIOBase):
         part = self._data[self._at : end]
         self._at += len(part)
         return part
+
+
+def reader(file: Path) -> Callable[[int], bytes]:
+    """What reads the first bytes of a file of this machine, for `read_elf`; a link is not followed, and what is no
+    regular file is empty."""
+
+    def read(limit: int) -> bytes:
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(fd, "rb") as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                return b""
+            return opened.read(limit)
+
+    return read
 
 
 def _segments(file: ELFFile) -> Iterator[tuple[str, Segment]]:

@@ -6,14 +6,17 @@ None of it is fatal: the sysext would merge, but something in it would not work 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from baker.contents import Contents, resolve
 from baker.erofs import Unsupported
 from baker.model import Arch, Node
-from baker.survey.elf import Elf, read_elf
+from baker.survey.elf import Elf, read_elf, read_machine
 from baker.survey.units import SUFFIXES, UnitFile, Units, read_units
 from baker.treelint import Finding
+
+T = TypeVar("T")
 
 _MAX_PROGRAMS = 200
 _EXEC = ("ExecStartPre", "ExecCondition", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
@@ -41,14 +44,18 @@ _UNITS_OF_THE_SYSTEM = re.compile(
 
 def elf_files(contents: Contents) -> Iterator[tuple[str, Elf]]:
     """The programs and libraries of a tree; those whose content cannot be read are left out."""
+    yield from _elf_files(contents, read_elf)
+
+
+def _elf_files(contents: Contents, look: Callable[[Callable[[int], bytes]], T | None]) -> Iterator[tuple[str, T]]:
     files = [node for node in contents.nodes.values() if node.kind == "file" and _may_be_elf(node)]
     for node in files[:_MAX_PROGRAMS]:
         try:
-            elf = read_elf(lambda limit, path=node.path: contents.read(path, limit))  # type: ignore[misc]
+            found = look(lambda limit, path=node.path: contents.read(path, limit))  # type: ignore[misc]
         except Unsupported:
             continue
-        if elf is not None:
-            yield node.path, elf
+        if found is not None:
+            yield node.path, found
 
 
 def _may_be_elf(node: Node) -> bool:
@@ -136,11 +143,12 @@ def _find(contents: Contents, program: str) -> Node | None:
 
 
 def _machines(contents: Contents, name: str, arch: Arch) -> Iterator[Finding]:
-    wrong = [(path, elf) for path, elf in elf_files(contents) if elf.arch in tuple(Arch) and elf.arch != arch]
+    machines = _elf_files(contents, read_machine)
+    wrong = [(path, machine) for path, machine in machines if machine in tuple(Arch) and machine != arch]
     if wrong:
-        path, elf = wrong[0]
+        path, machine = wrong[0]
         more = f", and {len(wrong) - 1} more files" if len(wrong) > 1 else ""
         yield Finding(
-            "wrong-machine", f"The sysext {name} is for {arch}, but {path!r} is for {elf.arch}{more}.", False,
+            "wrong-machine", f"The sysext {name} is for {arch}, but {path!r} is for {machine}{more}.", False,
             f"Get the {arch} build of it.",
         )  # fmt: skip

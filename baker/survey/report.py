@@ -10,12 +10,13 @@ from typing import Any
 
 from baker.contents import Contents, open_contents, resolve
 from baker.errors import ImageError, UsageError
+from baker.extension_release import validate_name
 from baker.model import Arch, Sysext
 from baker.printable import printable
 from baker.survey.elf import Elf
 from baker.survey.findings import elf_files, survey_findings
 from baker.survey.units import Units, read_units
-from baker.sysext import Finding, lint, names_within, read_sysext, validate_name
+from baker.sysext import Finding, describe, lint_opened, names_within, read_sysext
 from baker.treelint import conflicting_builtins
 
 _SHOWN = 40  # programs in the text; JSON has all
@@ -90,13 +91,18 @@ def lint_image(path: Path, name: str, arch: Arch | None, version: str | None) ->
 
     Without `arch` its own claim counts. Errors as `read_sysext`.
     """
-    sysext = read_sysext(path, name)
-    claimed = next((known for known in Arch if known == sysext.architecture), None)
-    findings = lint(sysext, arch, version)
+    return examine(path, name, arch, version)[1]
+
+
+def examine(path: Path, name: str, arch: Arch | None, version: str | None) -> tuple[Sysext, list[Finding]]:
+    """What an image says about itself, and all findings about it, in one reading."""
     with open_contents(path) as opened:
+        sysext = describe(opened, path, name)
+        findings = lint_opened(opened, sysext, arch, version)
+        claimed = next((known for known in Arch if known == sysext.architecture), None)
         if opened.contents is not None:
             findings += survey_findings(opened.contents, name, claimed)
-    return findings
+    return sysext, findings
 
 
 def report(path: Path, name: str) -> Report:

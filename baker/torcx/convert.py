@@ -16,9 +16,9 @@ from pathlib import Path
 from baker.chroot.tree import Made, make_folder, settle_folders
 from baker.chroot.units import is_unit, with_new_places
 from baker.errors import ImageError
+from baker.extension_release import validate_name
 from baker.model import Arch
 from baker.survey.units import FOLDERS, SUFFIXES
-from baker.sysext import validate_name
 from baker.torcx.layout import Layout
 from baker.torcx.manifest import KINDS, MANIFEST, read_assets, unpack_archive
 from baker.torcx.units import Places, image_names, without_torcx
