@@ -133,9 +133,9 @@ def test_a_recipe_is_found_though_another_is_wrong(tmp_path):
     (tmp_path / "broken/recipe.toml").write_text("schema = 1\n")
     recipes = Recipes([tmp_path])
     assert find_recipe("tool", recipes).name == "tool"
-    with pytest.raises(UsageError, match="broken/recipe.toml"):
+    with pytest.raises(UsageError, match=r"broken/recipe\.toml"):
         find_recipe("broken", recipes)
-    with pytest.raises(UsageError, match="broken/recipe.toml"):
+    with pytest.raises(UsageError, match=r"broken/recipe\.toml"):
         find_recipe("old_tool", recipes)
 
 
