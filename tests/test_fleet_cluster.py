@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,19 +184,25 @@ def test_a_conversion_keeps_what_succeeds_and_says_what_fails(site: Site) -> Non
     assert manifest["tasks"][0]["record"]["plan_id"] == json.loads(here.stdout)["id"], "it is not the same image"
 
 
-def test_recipes_are_built_side_by_side_and_their_pins_come_home(site: Site, tmp_path: Path) -> None:
-    """Shared file systems do as well as object stores: the namespaces share ours."""
-    home = tmp_path / "recipes"
+@contextmanager
+def upstream(folder: Path, site: Site) -> Iterator[tuple[Path, str]]:
+    """What the recipe `tool` downloads, in two versions, on a server: its folder of recipes, and the rule for it."""
     text = RECIPE.replace('{ type = "sha256sum-file", url = "{url}.sha256" }', '{ type = "none", missing = "lock" }')
-    write_recipe(home, text)
-    with MirrorServer(tmp_path / "up", host=site.fleet.network.address) as up:
+    write_recipe(folder / "recipes", text)
+    with MirrorServer(folder / "up", host=site.fleet.network.address) as up:
         for go, arch in (("amd64", Arch.X86_64), ("arm64", Arch.ARM64)):
             for version in ("v1.2.3", "v1.2.4"):
                 path = up.folder / version / f"tool-{go}.tar.gz"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(archive({"tool": program(arch), "version": version}))
+        yield folder / "recipes", f"https://up.example/={up.url}/"
+
+
+def test_recipes_are_built_side_by_side_and_their_pins_come_home(site: Site, tmp_path: Path) -> None:
+    """Shared file systems do as well as object stores: the namespaces share ours."""
+    with upstream(tmp_path, site) as (home, rule):
         lock = tmp_path / "recipes.lock"
-        settings = Settings(recipe_folders=(home,), mirror_urls=(f"https://up.example/={up.url}/",), recipes_lock=lock)
+        settings = Settings(recipe_folders=(home,), mirror_urls=(rule,), recipes_lock=lock)
         wanted = [RecipeWords("tool", version, arch) for version in ("1.2.3", "1.2.4", "9") for arch in Arch]
         tasks = [recipe_task(f"tool-{words.version}-{words.arch}", words, settings) for words in wanted]
         console = Recorder()
@@ -214,3 +221,28 @@ def test_recipes_are_built_side_by_side_and_their_pins_come_home(site: Site, tmp
     assert files == {"outputs", "fleet-manifest.json"}
     assert json.loads((Path(batch.storage.url.removeprefix("file://")) / "fleet-manifest.json").read_text())["run"]
     assert isinstance(batch.storage, Storage)
+
+
+def test_a_release_built_by_a_fleet_is_that_of_one_machine(site: Site, tmp_path: Path) -> None:
+    items = [word for version in ("1.2.3", "1.2.4", "9.9.9") for word in ("--add", f"tool@{version}")]
+    with upstream(tmp_path, site) as (home, rule):
+
+        def build(name: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+            own = ("--recipes-lock", tmp_path / f"{name}.lock", "-o", tmp_path / name, "--recipes", home)
+            return flatcar_bake("release", "build", *items, *own, "--mirror-url", rule, "--json", env=env)
+
+        first, alone = build("first", site.env), build("alone", site.alone())
+        again = build("first", site.env)
+    assert first.returncode == alone.returncode == again.returncode == 5, first.stderr + alone.stderr + again.stderr
+    assert "2 of 6 failed" in first.stderr and "tool-v1.2.4-arm64.raw is done" in first.stderr
+    images = [f"tool-v{version}-{arch}.raw" for version in ("1.2.3", "1.2.4") for arch in Arch]
+    told = json.loads(first.stdout)
+    assert sorted(record["arch"] for record in told["built"]) == ["arm64", "arm64", "x86-64", "x86-64"]
+    assert json.loads(again.stdout)["built"] == [] and sorted(json.loads(again.stdout)["skipped"]) == sorted(images)
+    files = [
+        {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "first", tmp_path / "alone")
+    ]
+    assert files[0] == files[1] and {f"tool/{name}" for name in images} < set(files[0])
+    locks = [(tmp_path / f"{name}.lock").read_text() for name in ("first", "alone")]
+    assert locks[0] == locks[1] and locks[0].count("https://up.example/") == 4, "pins do not come home"

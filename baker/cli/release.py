@@ -52,6 +52,7 @@ _BUILD_EPILOG = """Examples:
   flatcar-bake release build --output-dir site --url https://sysexts.example/ --sign release-key.asc
   flatcar-bake release build --add wasmtime@latest --add kubernetes@latest --arch x86-64
   flatcar-bake release build versions.txt --flat --previous https://sysexts.example/ --only-new
+  flatcar-bake release build versions.txt --executor dask://10.0.0.1:8786 --storage s3://images/sysexts
 
 What is in the folder or in the previous release is not built again, so the same command goes on where it was
 interrupted, and tries again what failed. The result can be served as it is, and baked from with --bakery.
@@ -93,6 +94,8 @@ def build(
             help="Builds side by side.  [default: one per CPU, at most 4]",
         ),
     ] = None,
+    executor: options.ExecutorOption = None,
+    storage: options.StorageOption = None,
     format: FormatOption = "",
     compression: CompressionOption = "",
     epoch: EpochOption = 0,
@@ -117,12 +120,14 @@ def build(
     """Build every extension of a versions file, and index them as a release."""
     import os
 
+    from baker.cli.fleet import check_options
     from baker.console import make_console
     from baker.packing.options import PackOptions
     from baker.releasing.index import Contents, add_folder, check_url, write_index
     from baker.releasing.previous import carry_over, read_previous
     from baker.releasing.produce import PackedAs, build_all, plan_builds
 
+    check_options(executor, storage, {"--plan": plan_only})
     packed = PackedAs(format or "squashfs", compression, epoch)
     PackOptions("any", Arch.X86_64, packed.format, compression=compression, epoch=epoch)  # checks the words
     console = make_console(progress, quiet)
@@ -145,7 +150,12 @@ def build(
             for item in wanted:
                 typer.echo(item.file_name)
             return
-        outcome = build_all(wanted, layout, packed, services, jobs or min(4, len(os.sched_getaffinity(0))))
+        if executor and storage:
+            from baker.releasing.afar import build_in_fleet
+
+            outcome = build_in_fleet(wanted, layout, packed, services, executor, storage)
+        else:
+            outcome = build_all(wanted, layout, packed, services, jobs or min(4, len(os.sched_getaffinity(0))))
         outcome.skipped, outcome.failed = there, unknown + outcome.failed
         if previous and not only_new:
             carry_over(previous, earlier, layout, services)

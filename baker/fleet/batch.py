@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,25 @@ class Batch:
         return manifest_text(self.storage.url, self.answers, self.failures)
 
 
-def run_tasks(tasks: Sequence[Task], executor: str, storage: str, console: Console) -> Batch:
+class AllFailed(BakeError):
+    """Every task failed. It ends the program as the first failure would."""
+
+    def __init__(self, failures: tuple[Failure, ...]) -> None:
+        first = failures[0].error
+        super().__init__(first.message, first.hint)
+        self.exit_code, self.kind = first.exit_code, first.kind
+        self.failures = failures
+
+
+def run_tasks(
+    tasks: Sequence[Task], executor: str, storage: str, console: Console,
+    take: Callable[[Answer, Storage], None] | None = None,
+) -> Batch:  # fmt: skip
     """Carry out tasks on a cluster (`dask://HOST:PORT`), with files in `storage`; the failure of some is no failure.
 
+    `take` is called with each task that is done, and the folder of its results, while others are still at work.
     Raises UsageError for what cannot be, EnvironmentFault without the extra `fleet`, NetworkError when cluster or
-    storage do not answer, and the first task's failure when all tasks failed.
+    storage do not answer, AllFailed when all tasks failed.
     """
     if len({task.label for task in tasks}) < len(tasks):
         raise UsageError("Two tasks of a fleet have the same name.")
@@ -61,12 +75,14 @@ def run_tasks(tasks: Sequence[Task], executor: str, storage: str, console: Conso
                 for label, outcome in outcomes:
                     found[label] = _settle(label, kinds[label], outcome, folder)
                     _tell(found[label], len(found), len(tasks), console)
+                    if take is not None and isinstance(answer := found[label], Answer):
+                        take(answer, folder)
             finally:
                 with cleaning():
                     outcomes.close()
             answers, failures = _sorted(tasks, found)
             if not answers:
-                raise failures[0].error
+                raise AllFailed(failures)
             batch = Batch(folder, answers, failures)
             _remove_rest(folder, {item.name for answer in answers for item in answer.outputs}, console)
             folder.put_text(json.dumps(batch.as_dict(), indent=2) + "\n", MANIFEST)
