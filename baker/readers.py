@@ -81,7 +81,8 @@ class Squashfs(Tree):
         super().__init__()
         self._image, self._offset = path, offset
         self._small: dict[str, bytes] = {}
-        self._check_superblock(size)
+        self.compression = self._check_superblock(size)
+        """The number of the compression: 1 gzip, 3 lzo, 4 xz, 5 lz4, 6 zstd (squashfs_fs.h of Linux)."""
         for line in self._listing():
             match = self._LINE.fullmatch(line)
             if match is None:
@@ -89,18 +90,19 @@ class Squashfs(Tree):
             if match["path"] is not None:
                 self.add(self._parse(match))
 
-    def _check_superblock(self, size: int) -> None:
+    def _check_superblock(self, size: int) -> int:
         with self._image.open("rb") as file:
             raw = os.pread(file.fileno(), self._SUPERBLOCK.size, self._offset)
         if len(raw) < self._SUPERBLOCK.size:
             raise Damaged("is cut short")
-        _, inodes, *_, major, _minor, _root, used = self._SUPERBLOCK.unpack(raw)
+        _, inodes, _, _, _, compression, *_, major, _minor, _root, used = self._SUPERBLOCK.unpack(raw)
         if major != 4:
             raise Damaged(f"has a damaged squashfs superblock, or one of the unknown version {major}")
         if used > size:
             raise Damaged(f"is cut short: {size} of {used} bytes are there")
         if inodes > MAX_ENTRIES:
             raise Damaged(f"has more than {MAX_ENTRIES} files, which no sysext needs")
+        return int(compression)
 
     def _command(self, *words: str) -> list[str]:
         return ["unsquashfs", "-processors", "1", "-offset", str(self._offset), *words]

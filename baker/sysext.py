@@ -7,6 +7,7 @@ systemd-sysext.service fail and *no* extension is merged; any other mismatch ski
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from baker.erofs import Unsupported
 from baker.errors import ImageError
 from baker.extension_release import FLATCAR_LEVEL, MAX_RELEASE_SIZE, RELEASE_FOLDER, RELEASE_PREFIX, parse_release
 from baker.model import Arch, Sysext
+from baker.readers import Squashfs
 from baker.sparse import file_sha256
 from baker.treelint import Finding as Finding
 from baker.treelint import check_programs, check_tree, has_builtins, major, units
@@ -22,6 +24,9 @@ from baker.treelint import conflicting_builtins as conflicting_builtins
 
 _FIRST_WITH_LEVEL = 3185
 _FIRST_WITH_EROFS = 4284
+# Release notes: "added zstd support for squashfs kernel module".
+_FIRST_WITH_ZSTD, _FIRST_WITH_ZSTD_OF_3602 = (3760, 1, 1), (3602, 2, 2)
+_ZSTD = 6
 
 _TRUE = ("1", "yes", "y", "true", "t", "on")  # of systemd's parse_boolean
 
@@ -101,11 +106,25 @@ def _check_filesystem(opened: Opened, sysext: Sysext, version: str | None) -> It
             "no-erofs", f"The sysext {sysext.name} is an EROFS image, which release {version} cannot mount.",
             True, f"Build it as squashfs, or bake release {_FIRST_WITH_EROFS}.0.0 or later.",
         )  # fmt: skip
+    if isinstance(opened.contents, Squashfs) and opened.contents.compression == _ZSTD and not _mounts_zstd(version):
+        yield Finding(
+            "no-zstd", f"The sysext {sysext.name} is compressed by zstd, which release {version} cannot mount.",
+            True, "Pack it with --compression gzip, or bake a newer release.",
+        )  # fmt: skip
     if opened.contents is None:
         yield Finding(
             "unchecked", f"The sysext {sysext.name} was not checked: {opened.why_not}.",
             False, "Squashfs, EROFS, ext4 and plain btrfs images are checked.",
         )  # fmt: skip
+
+
+def _mounts_zstd(version: str | None) -> bool:
+    """Whether a release's kernel reads squashfs with zstd; true where the release is not known."""
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version or "")
+    if match is None:
+        return True
+    found = (int(match[1]), int(match[2]), int(match[3]))
+    return found >= _FIRST_WITH_ZSTD or (found[0] == 3602 and found >= _FIRST_WITH_ZSTD_OF_3602)
 
 
 def _check_release(contents: Contents, sysext: Sysext, arch: Arch | None, version: str | None) -> Iterator[Finding]:

@@ -189,6 +189,15 @@ def test_releases_that_cannot_take_it_are_named(tmp_path: Path) -> None:
     assert codes(erofs, "eros", version="4284.0.0+nightly-20250325-2100") == {}
 
 
+def test_zstd_is_for_releases_whose_kernel_reads_it(tmp_path: Path) -> None:
+    image = tmp_path / "tool.raw"
+    run(["mksquashfs", write_tree(tmp_path / "tree", "tool"), image, "-all-root", "-comp", "zstd", "-quiet"])
+    for version in ("3510.3.6", "3602.2.1", "3745.1.0"):
+        assert codes(image, version=version) == {"no-zstd": True}
+    for version in ("3602.2.2", "3602.2.10", "3760.1.1", "4593.2.5", None):
+        assert codes(image, version=version) == {}
+
+
 def test_what_cannot_be_looked_into_is_said_to_be_unchecked(tmp_path: Path) -> None:
     image = make_sysext(tmp_path, "tool", fs="ddi")
     run(["sfdisk", "--quiet", "--part-type", image, "1", "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"])  # swap
