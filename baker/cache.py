@@ -111,6 +111,7 @@ class Cache:
             return None
         try:
             os.utime(path)
+            self._drop_rest(identity)
         except OSError:
             pass  # a cache that we may only read keeps its order
         return record, path
@@ -265,6 +266,17 @@ class Cache:
             self._leases[path] = fd
         if old is not None:
             os.close(old)
+
+    def _drop_rest(self, identity: Identity) -> None:
+        """Remove what a bake left beside a file that it had published when it was killed."""
+        key = self._key(identity)
+        rest = list((self._base / "partial").glob(f"{key}*"))
+        if not rest:
+            return
+        with _exclusive(self._folder("locks") / key, os.O_RDWR | os.O_CREAT) as fd:
+            if fd is not None:  # else somebody downloads it right now
+                for path in rest:
+                    path.unlink(missing_ok=True)
 
     def _discard(self, path: Path) -> None:
         """Remove a damaged object; whoever has it open keeps what he has."""

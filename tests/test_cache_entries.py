@@ -189,6 +189,17 @@ def test_broken_downloads_are_kept_for_a_week_unless_somebody_works_on_them(cach
     assert active.exists()
 
 
+def test_what_a_killed_bake_left_beside_a_finished_file_goes(cache: Cache, tmp_path: Path) -> None:
+    put(cache, "x")
+    partial = cache.partial(("x",))
+    rest = [partial, partial.with_name(f"{partial.name}.json"), partial.with_name(f"{partial.name}.4711")]
+    for path in rest:
+        path.write_text("bytes")
+    with cache.lock(("x",), "x"):
+        assert cache.find(("x",)) and all(path.exists() for path in rest), "somebody is at work on it"
+    assert cache.find(("x",)) and not any(path.exists() for path in rest)
+
+
 def test_a_lock_is_waited_for_and_the_user_told_once(cache: Cache, tmp_path: Path, console: Recorder) -> None:
     other = Cache(tmp_path / "cache", 0)
     order = []
