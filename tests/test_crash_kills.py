@@ -15,7 +15,7 @@ from kills import Ground
 from loops import needs_loop
 from tiny import BOTH_VENDORS, tiny_disk, tiny_release, tiny_sysext
 
-pytestmark = needs_loop
+pytestmark = [needs_loop, pytest.mark.long]
 
 KILLS = int(os.environ.get("FLATCAR_BAKE_KILLS", "104"))
 SEED = int(os.environ.get("FLATCAR_BAKE_SEED", random.SystemRandom().randrange(1 << 32)))

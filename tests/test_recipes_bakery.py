@@ -113,6 +113,7 @@ def test_a_recipe_builds_what_it_promises(name: str, arch: Arch, upstream: Upstr
     check(made, CONTENTS[name], tmp_path, KNOWN_FINDINGS.get(name, set()), beside)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch", Arch)
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_recipe_is_compiled(

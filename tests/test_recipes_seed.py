@@ -140,6 +140,7 @@ def test_a_recipe_builds_what_it_promises(name: str, arch: Arch, built: Build, t
     check(built(name, arch), CONTENTS[name], tmp_path, KNOWN_FINDINGS.get(name, ()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arch", "version"), [(Arch.X86_64, KEEPALIVED), (Arch.ARM64, "v2.2.8")], ids=["real", "arm64"]
 )

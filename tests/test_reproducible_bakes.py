@@ -52,6 +52,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pat
     ],
     ids=["root-generic", "root-published", "oem-generic", "oem-published"],
 )
+@pytest.mark.long
 def test_root_and_nobody_bake_the_same_bytes_from_one_lock(env, caches, tmp_path, words, images):
     by_root, home = tmp_path / "by-root", caches[1]
     first = flatcar_bake(

@@ -162,6 +162,7 @@ def bake(batch: Batch, folder: Path) -> Baked:
     return Baked(folder / "out", batch, sysext, outputs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", BATCHES)
 def test_the_final_files_of_every_vendor_hold_what_was_baked(batch: str, tmp_path: Path) -> None:
     baked = bake(BATCHES[batch], tmp_path)
