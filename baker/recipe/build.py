@@ -35,6 +35,7 @@ _WRITERS = {
     "squashfs": ("mksquashfs", "-version"), "erofs": ("mkfs.erofs", "--version"), "ext4": ("mke2fs", "-V"),
     "ext2": ("mke2fs", "-V"), "btrfs": ("mkfs.btrfs", "--version"),
 }  # fmt: skip
+_PACKING = 2  # to be raised when these programs are called otherwise, as then the bytes are others
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _key(request: RecipeBuild, inputs: Sequence[Input], tool: str, container: st
     """sha256 of everything that decides the bytes."""
     whole = {
         **request.as_dict(), "inputs": [[item.label, item.file.sha256] for item in inputs], "tool": tool,
-        "container": container, "flatcar_bake": __version__,
+        "container": container, "flatcar_bake": __version__, "packing": _PACKING,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
