@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from baker.errors import EnvironmentFault
 from baker.fleet import RecipeWords, Task, keep_pins, recipe_task, run_tasks, settings_of
 from baker.fleet.answers import Answer
 from baker.fleet.batch import AllFailed
@@ -58,7 +59,12 @@ def _words(item: Item, packed: PackedAs) -> RecipeWords:
 
 def _take(answer: Answer, item: Item, storage: Storage, layout: Layout) -> None:
     """Fetch an image into the release, its record first: an image that has its name is complete."""
-    (output,) = (output for output in answer.outputs if output.file == item.file_name)
+    output = next((output for output in answer.outputs if output.file == item.file_name), None)
+    if output is None:
+        raise EnvironmentFault(
+            f"{answer.worker} built something else than {item.file_name}.",
+            "Install the same version on all machines of the fleet.",
+        )
     folder = layout.folder(item.name)
     with WorkFolder(layout.root) as work:
         image = work / item.file_name
