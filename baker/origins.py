@@ -127,7 +127,7 @@ def _of_bakery(
 
 
 def _has_recipe(name: str, services: Services) -> bool:
-    return name in services.recipes or name in services.recipes.aliases
+    return services.recipes.named(name) is not None
 
 
 def _of_recipe(

@@ -23,7 +23,6 @@ from baker.sysext import builtins_replaced, read_sysext
 from baker.sysupdate import lint_config, matches, parse_config, transfer_config
 
 if TYPE_CHECKING:
-    from baker.recipe.model import Recipe
     from baker.services import Services
 
 _SHA512 = re.compile(r"(.+)#sha512=([0-9a-fA-F]{128})")
@@ -138,13 +137,9 @@ def _address(name: str, file_name: str, request: RemoteRequest, services: Servic
     return join_url(server, *own, file_name)
 
 
-def _recipe(name: str, services: Services) -> Recipe | None:
-    return next((each for each in services.recipes.values() if name in (each.name, *each.aliases)), None)
-
-
 def _recipe_builtins(name: str, services: Services) -> tuple[str, ...]:
     """What an extension of this name replaces, by its recipe: its image is not looked into."""
-    recipe = _recipe(name, services)
+    recipe = services.recipes.named(name)
     return recipe.replaces if recipe else ()
 
 
@@ -201,7 +196,7 @@ def _published_configs(name: str, file_name: str, services: Services) -> dict[st
 def _recipe_configs(
     name: str, file_name: str, request: RemoteRequest, folder: str, services: Services
 ) -> dict[str, str]:  # fmt: skip
-    recipe = _recipe(name, services)
+    recipe = services.recipes.named(name)
     version = re.fullmatch(rf"{re.escape(name)}-(.+)-{request.arch}\.raw", file_name)
     if recipe is None or version is None:
         return {}

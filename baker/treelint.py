@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import stat
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from baker.erofs import Unsupported
 from baker.model import Arch, Node
+from baker.survey.elf import header_arch
 
 if TYPE_CHECKING:
     from baker.contents import Contents
@@ -35,7 +35,6 @@ _SYSTEM_FOLDERS = (
 )  # fmt: skip
 
 _UNIT = re.compile(r"/usr/lib/systemd/system/[^/]+\.(service|socket|timer|mount|path|target)")
-_ELF_MACHINES = {62: Arch.X86_64, 183: Arch.ARM64}  # e_machine of elf(5)
 _PROGRAMS_TO_READ = 4
 
 
@@ -94,8 +93,7 @@ def check_programs(contents: Contents, name: str, arch: Arch) -> Iterator[Findin
             header = contents.read(node.path, 20)
         except Unsupported:
             continue
-        machine = struct.unpack_from("<H", header, 18)[0] if len(header) == 20 and header[:4] == b"\x7fELF" else 0
-        built_for = _ELF_MACHINES.get(machine)
+        built_for = header_arch(header)
         if built_for and built_for != arch:
             yield Finding(
                 "arch-mismatch", f"The sysext {name} is for {built_for}: {node.path!r} is; the image is for {arch}.",

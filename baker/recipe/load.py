@@ -189,6 +189,10 @@ class Recipes(Mapping[str, Recipe]):
                 owners[alias] = recipe
         return owners
 
+    def named(self, name: str) -> Recipe | None:
+        """The recipe of that name or alias."""
+        return self[name] if name in self else self.aliases.get(name)
+
 
 def load_recipes(folders: Iterable[Path] = ()) -> Recipes:
     """All recipes, every one of them read. UsageError for the first one that is wrong, or claims another's alias."""
@@ -199,10 +203,9 @@ def load_recipes(folders: Iterable[Path] = ()) -> Recipes:
 
 def find_recipe(name: str, recipes: Recipes) -> Recipe:
     """The recipe of that name or alias; UsageError with the nearest names otherwise."""
-    if name in recipes:
-        return recipes[name]
-    if name in recipes.aliases:
-        return recipes.aliases[name]
+    recipe = recipes.named(name)
+    if recipe is not None:
+        return recipe
     hint = suggest(name, (*recipes, *recipes.aliases)) or (
         "`flatcar-bake recipe list` shows all; --recipes DIR adds your own."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from baker.errors import EnvironmentFault
@@ -10,10 +9,9 @@ from baker.fleet import RecipeWords, Task, keep_pins, recipe_task, run_tasks, se
 from baker.fleet.answers import Answer
 from baker.fleet.batch import AllFailed
 from baker.fleet.storage import Storage
-from baker.publish import give_name, tidy
 from baker.releasing.items import Failure, Item
-from baker.releasing.layout import Layout, record_name, write_file
-from baker.releasing.produce import Outcome, PackedAs
+from baker.releasing.layout import Layout
+from baker.releasing.produce import Outcome, PackedAs, open_release, place
 from baker.services import Services
 from baker.work import WorkFolder
 
@@ -28,9 +26,7 @@ def build_in_fleet(
     outcome = Outcome()
     if not items:
         return outcome
-    layout.root.mkdir(parents=True, exist_ok=True)
-    for left in tidy(layout.root)[0]:
-        services.console.note(f"removed {left}, left by a run that was killed")
+    open_release(layout, services)
     by_name = {item.file_name: item for item in items}
 
     def take(answer: Answer, folder: Storage) -> None:
@@ -58,18 +54,14 @@ def _words(item: Item, packed: PackedAs) -> RecipeWords:
 
 
 def _take(answer: Answer, item: Item, storage: Storage, layout: Layout) -> None:
-    """Fetch an image into the release, its record first: an image that has its name is complete."""
+    """Fetch an image into the release."""
     output = next((output for output in answer.outputs if output.file == item.file_name), None)
     if output is None:
         raise EnvironmentFault(
             f"{answer.worker} built something else than {item.file_name}.",
             "Install the same version on all machines of the fleet.",
         )
-    folder = layout.folder(item.name)
     with WorkFolder(layout.root) as work:
         image = work / item.file_name
         storage.get(output.name, image, output.sha256)
-        image.chmod(0o644)
-        folder.mkdir(exist_ok=True)
-        write_file(folder / record_name(image.name), json.dumps(answer.record, indent=2).encode() + b"\n")
-        give_name(image, folder / image.name, True)
+        place(image, item.name, answer.record, layout)

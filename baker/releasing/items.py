@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from baker.errors import BakeError, UsageError
 from baker.model import Arch
-from baker.recipe.load import find_recipe
+from baker.recipe.load import Recipes, find_recipe
 from baker.recipe.model import Recipe
 from baker.recipe.versions import Catalogue
 from baker.releasing.versions import LATEST, Wanted
@@ -58,9 +58,9 @@ class SomeFailed(BakeError):
         self.exit_code, self.kind = first.exit_code, first.kind
 
 
-def recipe_names(recipes: Mapping[str, Recipe]) -> set[str]:
+def recipe_names(recipes: Recipes) -> set[str]:
     """Every name that a recipe goes by."""
-    return {name for recipe in recipes.values() for name in (recipe.name, *recipe.aliases)}
+    return {*recipes, *recipes.aliases}
 
 
 def resolve_items(

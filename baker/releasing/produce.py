@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,9 +60,7 @@ def build_all(items: Sequence[Item], layout: Layout, packed: PackedAs, services:
     Raises CommandKilled, when somebody ends our programs, and EnvironmentFault where the folder cannot be written.
     """
     outcome = Outcome()
-    layout.root.mkdir(parents=True, exist_ok=True)
-    for left in tidy(layout.root)[0]:
-        services.console.note(f"removed {left}, left by a run that was killed")
+    open_release(layout, services)
     with ThreadPoolExecutor(max(1, min(jobs, len(items)))) as pool:
         at_work: dict[Future[tuple[Path, dict[str, Any]]], Item] = {}
         try:
@@ -102,7 +100,6 @@ def build_one(item: Item, layout: Layout, packed: PackedAs, services: Services) 
         settle(recipe, item.version, item.arch, catalogue, parameters=dict(item.parameters), name=item.name),
         format=packed.format, compression=packed.compression, epoch=packed.epoch,
     )  # fmt: skip
-    folder = layout.folder(request.component)
     with WorkFolder(layout.root) as work:
         kitchen = work / "build"
         kitchen.mkdir()
@@ -112,12 +109,25 @@ def build_one(item: Item, layout: Layout, packed: PackedAs, services: Services) 
                 services.console.warn(f"{request.file_name}: {finding.message}")
         image = work / request.file_name
         clone(built.path, image)
-        image.chmod(0o644)
-        folder.mkdir(exist_ok=True)
-        # The record first: an image that has its name is complete.
-        write_file(folder / record_name(image.name), json.dumps(built.record, indent=2).encode() + b"\n")
-        give_name(image, folder / image.name, True)
-    return folder / image.name, built.record
+        return place(image, request.component, built.record, layout), built.record
+
+
+def place(image: Path, component: str, record: Mapping[str, Any], layout: Layout) -> Path:
+    """Give a finished image in a work folder of the release its name there, the record of what it is made of first:
+    an image that has its name is complete. Returns where it is."""
+    folder = layout.folder(component)
+    image.chmod(0o644)
+    folder.mkdir(exist_ok=True)
+    write_file(folder / record_name(image.name), json.dumps(record, indent=2).encode() + b"\n")
+    give_name(image, folder / image.name, True)
+    return folder / image.name
+
+
+def open_release(layout: Layout, services: Services) -> None:
+    """Make the folder of a release, and tidy up what killed runs left in it."""
+    layout.root.mkdir(parents=True, exist_ok=True)
+    for left in tidy(layout.root)[0]:
+        services.console.note(f"removed {left}, left by a run that was killed")
 
 
 def _guarded(action: Callable[..., tuple[Path, dict[str, Any]]]) -> Callable[..., tuple[Path, dict[str, Any]]]:

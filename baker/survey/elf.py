@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from elftools.elf.segments import Segment
 
 _MAGIC = b"\x7fELF"
-_HEADER_SIZE = 64
+_HEADER_SIZE, _MACHINE_END = 64, 20
 _MAX_HEADERS, _MAX_NAME = 128, 4096
 _MAX_TAGS = 1 << 14
 _STEP = 1 << 16  # bytes that are read ahead: each reading begins at the start of the file
@@ -106,8 +106,19 @@ def read_machine(read: Callable[[int], bytes]) -> str | None:
     head = read(_HEADER_SIZE)
     if len(head) < _HEADER_SIZE or head[:4] != _MAGIC or head[4] != 2 or head[5] != 1:
         return None
-    machine = int.from_bytes(head[18:20], "little")
+    machine = _machine(head)
     return str(_MACHINES.get(machine, f"machine {machine}"))
+
+
+def header_arch(header: bytes) -> Arch | None:
+    """The architecture that the first 20 bytes of an ELF file name, of 32 bits or 64; None for others."""
+    if len(header) < _MACHINE_END or header[:4] != _MAGIC:
+        return None
+    return _MACHINES.get(_machine(header))
+
+
+def _machine(header: bytes) -> int:
+    return int.from_bytes(header[_MACHINE_END - 2 : _MACHINE_END], "little")
 
 
 class _Prefix(io.RawIOBase):

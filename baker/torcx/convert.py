@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +17,12 @@ from baker.chroot.units import is_unit, with_new_places
 from baker.errors import ImageError
 from baker.extension_release import validate_name
 from baker.model import Arch
+from baker.survey.elf import header_arch
 from baker.survey.units import FOLDERS, SUFFIXES
 from baker.torcx.layout import Layout
 from baker.torcx.manifest import KINDS, MANIFEST, read_assets, unpack_archive
 from baker.torcx.units import Places, image_names, without_torcx
 
-_MACHINES = {62: Arch.X86_64, 183: Arch.ARM64}  # e_machine of elf(5)
 _LARGEST_TEXT = 256 << 10
 _TORCX = re.compile(rb"TORCX_[A-Z]+|/run/(?:metadata/)?torcx")
 _SHOWN = 5
@@ -155,11 +154,9 @@ def _machine(work: _Work) -> Arch | None:
     found: dict[Arch, str] = {}
     for path in _files(work.made.tree):
         with path.open("rb") as file:
-            head = file.read(20)
-        if len(head) == 20 and head[:4] == b"\x7fELF":
-            machine = _MACHINES.get(struct.unpack_from("<H", head, 18)[0])
-            if machine:
-                found.setdefault(machine, f"/{path.relative_to(work.made.tree)}")
+            machine = header_arch(file.read(20))
+        if machine:
+            found.setdefault(machine, f"/{path.relative_to(work.made.tree)}")
     wanted = work.request.arch
     if wanted is None and len(found) > 1:
         raise ImageError(
